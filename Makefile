@@ -1,0 +1,44 @@
+# Everything runs in .venv, which is made on first use from requirements.lock.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+ARGS ?=
+RUN := OMP_WAIT_POLICY=passive $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help attribute train test lint lock
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+attribute: .venv/installed ## Run the embedded model (ARGS="seed=1" overrides the configuration)
+	$(RUN) attribute.py $(ARGS)
+
+train: .venv/installed ## Train the embedded model, or with ARGS="experiment=tiny_gill/judge" one part of it
+	$(RUN) train.py $(if $(findstring experiment=,$(ARGS)),,experiment=tiny_gill/all) $(ARGS)
+
+test: .venv/installed ## Run the tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
+
+lint: .venv/installed ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: ## Write requirements.lock anew from setup.cfg, on a machine without CUDA packages
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install -q 'torch==2.13.0' '.[dev]'
+	sed -n '/^#/p' requirements.lock > build/lock/header
+	build/lock/bin/python -m pip freeze --exclude nam-mllm --exclude pip --exclude setuptools \
+		| sed -E '/^(nvidia|cuda|triton)/d; s/\+cpu$$//' > build/lock/pins
+	cat build/lock/header build/lock/pins > requirements.lock
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is another: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.lock setup.cfg pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@

@@ -1,0 +1,1 @@
+"""The commands: configuration, building objects from it, and one file per command."""

@@ -1,0 +1,42 @@
+"""Lightning loggers as the configuration builds them."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from lightning.pytorch.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+def wandb_logger(
+    *,
+    folder: str,
+    project: str,
+    name: str | None = None,
+    group: str | None = None,
+    offline: bool | None = None,
+) -> WandbLogger:
+    """A W&B logger that never stops a run: offline without a key, and when the server cannot be reached.
+
+    folder: where the records lie (`folder`/wandb). offline: None decides by WANDB_API_KEY.
+    """
+    import wandb
+
+    from nam.app.config import rank
+
+    def make(offline: bool) -> WandbLogger:
+        return WandbLogger(save_dir=folder, project=project, name=name, group=group, offline=offline)
+
+    without_key = not os.environ.get("WANDB_API_KEY")
+    if without_key if offline is None else offline:
+        return make(True)
+    logger = make(False)
+    if rank() == 0:
+        try:
+            _ = logger.experiment  # connects
+        except wandb.errors.Error as error:
+            log.warning("W&B is not reachable (%s): its records stay in %s/wandb", error, folder)
+            return make(True)
+    return logger

@@ -1,0 +1,130 @@
+"""`train.py`: train one part of a model, or all of them one after another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from nam.app.build import build, build_all, build_data, check, check_call
+from nam.app.config import claim_run_folder, command, compose, group_options
+from nam.errors import ConfigError
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a training beside the objects it builds, as train.yaml explains them."""
+
+    seed: int
+    run_dir: str
+    weights_dir: str
+    export_dir: str
+    resume: str | None
+    parts: list[str] | None
+    overrides: list[str]
+
+
+@command("train")
+def main(cfg: DictConfig) -> dict[str, Metrics]:
+    """Train `cfg.part`, or each of `cfg.parts`. Returns the last logged metrics of each part."""
+    jobs = [cfg] if cfg.parts is None else [_compose_part(cfg, part) for part in cfg.parts]
+    for job in jobs:
+        check_training(job)
+    claim_run_folder(cfg)
+    return {str(job.part.name): train(job, skip_finished=cfg.parts is not None) for job in jobs}
+
+
+def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
+    """Fit one part, write its weights to `cfg.export_dir` and its metrics to the run folder."""
+    finished = Path(cfg.run_dir, "metrics.json")
+    if skip_finished and finished.is_file():
+        return dict(json.loads(finished.read_text()))
+    _hush()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build_data(cfg.part.data)
+    module = build(cfg.part.module)
+    trainer = build(cfg.trainer, callbacks=build_all(cfg.callbacks), logger=build_all(cfg.logger))
+    trainer.fit(module, datamodule=data, ckpt_path=_last_checkpoint(cfg), weights_only=True)
+    trainer.save_checkpoint(_checkpoint_path(cfg), weights_only=False)  # the optimiser too, to go on from
+    metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    if trainer.is_global_zero:
+        Path(cfg.export_dir).mkdir(parents=True, exist_ok=True)
+        module.export(Path(cfg.export_dir))
+        _write_json(finished, metrics)
+        line = f"{cfg.part.name}: weights in {cfg.export_dir}, run in {cfg.run_dir}"
+        Console().print(line, highlight=False, soft_wrap=True)
+    trainer.strategy.barrier("exported")  # the next part reads these weights on every rank
+    return metrics
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Refuse a configuration that cannot be run, before anything is loaded. Raises ConfigError."""
+    if cfg.part is None:
+        options = [name for name in group_options("experiment") if "/" in name]
+        raise ConfigError(f"nothing to train: add experiment=NAME, one of {', '.join(options)}")
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_call(Settings, {name: plain[name] for name in Settings.__dataclass_fields__})  # type: ignore[index,call-overload]
+    for key in ("name", "module", "data"):
+        if cfg.part.get(key) is None:
+            raise ConfigError(f"'part.{key}' is missing from configs/part")
+    extra = {"callbacks": None, "logger": None}
+    check(cfg.trainer, where="trainer", given=extra)
+    for where in ("part", "callbacks", "logger"):
+        check(cfg[where], where=where)
+
+
+def _compose_part(cfg: DictConfig, part: str) -> DictConfig:
+    """The configuration of one of `cfg.parts`: its own experiment under the same overrides and a folder of
+    its own, reading the weights that the parts before it exported."""
+    chosen = next(o.partition("=")[2] for o in cfg.overrides if o.startswith("experiment="))
+    experiment = f"{chosen.rpartition('/')[0]}/{part}"
+    own = ("experiment=", "parts=", "run_dir=", "weights_dir=", "export_dir=", "resume=")
+    others = [override for override in cfg.overrides if not override.startswith(own)]
+    job = compose("train", [f"experiment={experiment}", *others])
+    job.run_dir = os.path.join(cfg.run_dir, part)
+    job.export_dir = job.weights_dir = cfg.export_dir
+    job.overrides = cfg.overrides
+    job.resume = job.run_dir if _checkpoint_path(job).is_file() else None
+    return job
+
+
+def _checkpoint_path(cfg: DictConfig) -> Path:
+    return Path(cfg.run_dir, "checkpoints", "last.ckpt")
+
+
+def _last_checkpoint(cfg: DictConfig) -> str | None:
+    """The checkpoint to go on from, None for a new run."""
+    if cfg.resume is None:
+        return None
+    path = _checkpoint_path(cfg)
+    if not path.is_file():
+        raise ConfigError(f"resume={cfg.resume}: there is no {path} to go on from")
+    return str(path)
+
+
+def _hush() -> None:
+    """Keep Lightning's advertisements and remarks about one-epoch data out of the terminal."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for remark in (
+        "The number of training batches",
+        "Total length of `list`",
+        "Checkpoint directory",
+        ".*num_workers",
+    ):
+        warnings.filterwarnings("ignore", message=remark)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
+
+
+def _write_json(path: Path, values: Metrics) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,69 @@
+"""Endless training batches and fixed validation batches, each a function of a seed and a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Batch = dict[str, Tensor]
+MakeBatch = Callable[[np.random.Generator, int, str], Batch]
+"""(rng, number of samples, split) -> batch."""
+
+
+class NumberedBatches(Dataset[Batch]):
+    """Batch `i` follows from (seed, rank, start + i) alone: nothing is stored and a resumed run goes on with new ones."""
+
+    def __init__(self, make: MakeBatch, *, size: int, count: int, split: str, seed: tuple[int, ...], start: int = 0):
+        self.make, self.size, self.count = make, size, count
+        self.split, self.seed, self.start = split, seed, start
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        rng = np.random.default_rng([*self.seed, self.start + index])
+        return self.make(rng, self.size, self.split)
+
+
+class PartData(L.LightningDataModule):
+    """Batches for one part's training, drawn by `make`.
+
+    batch_size: samples per step and process. val_batches: fixed batches from the val split (0: none).
+    num_workers: processes that draw ahead (0 draws in the training process, right where cores are few).
+    """
+
+    def __init__(
+        self, *, make: MakeBatch, batch_size: int, val_batches: int = 4, num_workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.make, self.batch_size, self.val_batches = make, batch_size, val_batches
+        self.num_workers, self.seed = num_workers, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        assert trainer is not None, "the Trainer attaches itself before it asks for data"
+        steps = trainer.max_steps if trainer.max_steps > 0 else 1000
+        batches = NumberedBatches(
+            self.make,
+            size=self.batch_size,
+            count=max(1, steps * trainer.accumulate_grad_batches),
+            split="train",
+            seed=(self.seed, trainer.global_rank),
+            start=trainer.global_step * trainer.accumulate_grad_batches,
+        )
+        return DataLoader(batches, batch_size=None, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if not self.val_batches:
+            return []
+        # a seed of its own length, so that no validation batch is a training batch
+        seed = (self.seed, 0, 1)
+        batches = NumberedBatches(self.make, size=self.batch_size, count=self.val_batches, split="val", seed=seed)
+        return DataLoader(batches, batch_size=None)

@@ -1,0 +1,185 @@
+"""Batches of drawn scenes for the trainings of the embedded model's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from nam.data.batches import Batch
+from nam.world.labels import presence, segmentation, slots
+from nam.world.language import Facts, canonical_facts, facts_of, leave_out, phrase
+from nam.world.render import render
+from nam.world.scene import Scene, sample_scene
+from nam.world.tokenizer import build_tokenizer, encode_captions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How scenes are drawn. poses: pose name -> its share. two_things: share of two-thing scenes."""
+
+    poses: dict[str, float]
+    two_things: float = 0.35
+
+    def scenes(self, rng: np.random.Generator, n: int, split: str) -> list[Scene]:
+        names, shares = list(self.poses), np.array(list(self.poses.values()), dtype=float)
+        chosen = rng.choice(len(names), size=n, p=shares / shares.sum())
+        return [sample_scene(rng, pose=names[i], split=split, two_things=self.two_things) for i in chosen]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """pixels (B, 3, 64, 64)."""
+
+    draw: Draw
+
+    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
+        images = [render(scene, rng=rng).image for scene in self.draw.scenes(rng, n, split)]
+        return {"pixels": to_pixels(np.stack(images))}
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """pixels, presence (B, 13) and place (B,), with the classifier's augmentation.
+
+    noise: largest standard deviation of pixel noise; blur: largest radius of a box blur in pixels; shade:
+    largest change of brightness and contrast. Every picture draws its own.
+    """
+
+    draw: Draw
+    noise: float = 0.0
+    blur: float = 0.0
+    shade: float = 0.0
+
+    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
+        scenes = self.draw.scenes(rng, n, split)
+        images = np.stack([self._augment(render(scene, rng=rng).image, rng) for scene in scenes])
+        tables, places = zip(*(presence(scene) for scene in scenes), strict=True)
+        return {
+            "pixels": to_pixels(images),
+            "presence": torch.from_numpy(np.stack(tables)),
+            "place": torch.tensor(places),
+        }
+
+    def _augment(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        import cv2
+
+        out = image.astype(np.float32)
+        if self.blur and rng.random() < 0.5:
+            out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.2, self.blur)), dtype=np.float32)
+        gain, lift = 1 + rng.uniform(-self.shade, self.shade), 255 * rng.uniform(-self.shade, self.shade) / 2
+        out = out * gain + lift + rng.normal(0, 255 * rng.uniform(0, self.noise) + 1e-6, out.shape)
+        return np.clip(out, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class SegmentedPictures:
+    """pixels and classes (B, 64, 64): see nam.world.labels.segmentation."""
+
+    draw: Draw
+
+    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
+        scenes = self.draw.scenes(rng, n, split)
+        rendered = [render(scene, rng=rng) for scene in scenes]
+        classes = [segmentation(r.masks, s.place) for r, s in zip(rendered, scenes, strict=True)]
+        return {
+            "pixels": to_pixels(np.stack([r.image for r in rendered])),
+            "classes": torch.from_numpy(np.stack(classes)),
+        }
+
+
+@dataclass(frozen=True)
+class CaptionedPictures:
+    """pixels, input_ids and attention_mask (B, 16) of a caption each, and the facts of both:
+    picture_slots and caption_slots (B, 5), see nam.world.labels.slots.
+
+    canonical: share of canonical captions (the others are phrased at random). omit: share of captions that
+    leave something out.
+    """
+
+    draw: Draw
+    canonical: float = 0.5
+    omit: float = 0.25
+
+    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
+        scenes = self.draw.scenes(rng, n, split)
+        said, texts = zip(
+            *(say(facts_of(s), rng, canonical=self.canonical, omit=self.omit) for s in scenes), strict=True
+        )
+        input_ids, attention_mask = encode_captions(_tokenizer(), texts)
+        return {
+            "pixels": to_pixels(np.stack([render(scene, rng=rng).image for scene in scenes])),
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "picture_slots": torch.from_numpy(np.stack([slots(facts_of(scene)) for scene in scenes])),
+            "caption_slots": torch.from_numpy(np.stack([slots(f) for f in said])),
+        }
+
+
+class CaptionedLatents:
+    """latents (B, C, h, w), raw, and input_ids and attention_mask (B, 16) of a caption each.
+
+    Pictures are drawn and encoded once, into a bank of `bank` of them per split (train; val: a tenth), made when first
+    needed; their captions are phrased anew each time. weights_dir: holds the trained `vae` and `clip`.
+    """
+
+    def __init__(
+        self, *, draw: Draw, weights_dir: str, bank: int = 40_000, canonical: float = 0.6, omit: float = 0.2, seed: int = 0
+    ) -> None:
+        self.draw, self.bank, self.canonical, self.omit, self.seed = draw, bank, canonical, omit, seed
+        self.folder = Path(weights_dir)
+        self._banks: dict[str, tuple[Tensor, list[Facts]]] = {}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder / "clip")
+
+    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
+        if split not in self._banks:
+            self._banks[split] = self._fill(self.bank if split == "train" else max(1, self.bank // 10), split)
+        latents, facts = self._banks[split]
+        chosen = rng.integers(len(facts), size=n).tolist()
+        texts = [say(facts[i], rng, canonical=self.canonical, omit=self.omit)[1] for i in chosen]
+        input_ids, attention_mask = encode_captions(self.tokenizer, texts)
+        return {"latents": latents[chosen].float(), "input_ids": input_ids, "attention_mask": attention_mask}
+
+    @torch.no_grad()
+    def _fill(self, count: int, split: str) -> tuple[Tensor, list[Facts]]:
+        from diffusers import AutoencoderTiny
+
+        vae = AutoencoderTiny.from_pretrained(self.folder / "vae").float().eval()
+        rng = np.random.default_rng([self.seed, len(split)])
+        latents, facts = [], []
+        for start in track(range(0, count, 250), description=f"encoding {split} pictures"):
+            scenes = self.draw.scenes(rng, min(250, count - start), split)
+            pixels = to_pixels(np.stack([render(scene, rng=rng).image for scene in scenes]))
+            latents.append(vae.encode(pixels).latents.half())
+            facts += [facts_of(scene) for scene in scenes]
+        return torch.cat(latents), facts
+
+
+def say(facts: Facts, rng: np.random.Generator, *, canonical: float, omit: float) -> tuple[Facts, str]:
+    """What a caption says of the facts, with probability `omit` not all of them, and the caption itself,
+    with probability `canonical` the canonical one."""
+    said = leave_out(facts, rng) if rng.random() < omit else facts
+    return said, canonical_facts(said) if rng.random() < canonical else phrase(said, rng)
+
+
+_tokenizer = lru_cache(maxsize=1)(build_tokenizer)

@@ -1,0 +1,149 @@
+"""The interface of a multimodal LLM: all that the rest of the package knows about a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from nam.errors import InputError
+from nam.mllm import ffn
+from nam.types import Generation, Sample
+
+if TYPE_CHECKING:
+    from nam.mllm.pictures import Picture
+
+#: Whether to draw: when the model says so, always, or never.
+Draw = Literal["auto"] | bool
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """One teacher-forced forward over finished generations, padded on the left.
+
+    Attributes:
+        hidden: Last hidden states, after the final norm: (B, T, H).
+        mask: 1 at tokens, 0 at padding: (B, T).
+        offsets: Padding of each row: position p of a generation's spans is column offsets[b] + p.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    offsets: tuple[int, ...]
+
+
+class MLLM(nn.Module, ABC):
+    """A frozen multimodal LLM: always in evaluation mode, no parameter asks for a gradient.
+
+    Args:
+        name: What reports call it.
+        language_model: A decoder-only transformers model with a language-model head.
+        tokenizer: Its tokenizer, with every token that the model reads.
+    """
+
+    def __init__(self, *, name: str, language_model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.language_model = language_model
+        self.tokenizer = tokenizer
+
+    @abstractmethod
+    def generate_batch(
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int = 40,
+        draw: Draw = "auto",
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Generation]:
+        """Answer every sample, greedily; a sample's answer does not depend on the others.
+
+        Args:
+            samples: What is asked.
+            max_new_tokens: Most words of an answer; the context may leave room for fewer.
+            draw: "auto" draws when the model announces a picture, True draws always, False never (hidden
+                states at the [IMG] positions are still given).
+            steps: Denoising steps; None for the model's default.
+            guidance: Classifier-free guidance scale; None for the model's default.
+
+        Raises:
+            InputError: a sample or a setting that the model cannot take; the message names the sample.
+        """
+
+    @abstractmethod
+    def replay(self, generations: Sequence[Generation]) -> Replayed:
+        """One forward pass over finished generations; differentiable when gradients are enabled."""
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Picture | Sequence[Picture | None] | None = None,
+        seed: int | Sequence[int] = 0,
+        max_new_tokens: int = 40,
+        draw: Draw = "auto",
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Any:
+        """Answer a prompt, a picture, or both; or a batch, when any of them is a list.
+
+        What is given once counts for the whole batch: one seed for all gives every picture the same noise.
+        The other arguments are those of `generate_batch`.
+
+        Returns:
+            A `Generation`; for a batch, a list of them.
+
+        Raises:
+            InputError: as `generate_batch`; lists of different lengths.
+        """
+        given: dict[str, Any] = {"prompt": prompt, "image": image, "seed": seed}
+        lengths = {key: len(value) for key, value in given.items() if isinstance(value, list | tuple)}
+        if len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise InputError(f"expected lists of one length, got {counts}")
+        count = next(iter(lengths.values()), 1)
+        samples = []
+        for row in range(count):
+            one = {key: value[row] if key in lengths else value for key, value in given.items()}
+            samples.append(
+                Sample(id=str(row), prompt=one["prompt"] or "", image=one["image"], seed=one["seed"])
+            )
+        answers = self.generate_batch(
+            samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance
+        )
+        return answers if lengths else answers[0]
+
+    @cached_property
+    def ffn_sites(self) -> tuple[ffn.FfnSite, ...]:
+        """Where the neurons are, one site a layer; verified when first asked for."""
+        return ffn.find_sites(self.language_model)
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm between the residual stream and the unembedding."""
+        return ffn.final_norm(self.language_model)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """The unembedding W_u, (V, H)."""
+        return ffn.unembedding(self.language_model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.unembedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The language model's precision."""
+        return self.unembedding.dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a frozen model has no dropout, whatever a trainer asks of its children."""
+        return super().train(False)

@@ -1,0 +1,172 @@
+"""The picture generator: U-Net, autoencoder and sampler behind a text conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nam.errors import InputError, ModelError
+from nam.mllm.config import GillConfig, read_json
+from nam.mllm.parts import LazyParts, Reader, read_pretrained, read_tokenizer
+from nam.mllm.sampler import denoise, noise_of, read_scheduler, scheduler_settings
+from nam.types import DrawSettings
+
+#: Autoencoder classes that a folder may hold.
+AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL")
+
+#: What CLIP's tokenizers call the first and the last token of a caption.
+CAPTION_START, CAPTION_END = "<|startoftext|>", "<|endoftext|>"
+
+
+class Diffusion(nn.Module):
+    """A latent diffusion model of Stable Diffusion's make. Its parts are read when a picture is drawn.
+
+    Args:
+        config: Sizes, sampler and latent statistics.
+        folder: Holds `scheduler/` and the text tower's tokenizer.
+        readers: How to read "unet", "vae" and "text_tower".
+    """
+
+    def __init__(self, config: GillConfig, folder: Path, readers: Mapping[str, Reader]) -> None:
+        super().__init__()
+        self.config = config
+        self.folder = folder
+        self.parts = LazyParts(readers)
+        self._scheduler: Any = None
+        self._uncond: Tensor | None = None
+
+    @classmethod
+    def from_folder(cls, config: GillConfig, folder: Path) -> Diffusion:
+        """A generator whose parts are in `folder`'s `unet/`, `vae/`, `scheduler/` and text tower."""
+        readers: dict[str, Reader] = {
+            "unet": partial(_read_unet, folder / "unet"),
+            "vae": partial(_read_autoencoder, folder / "vae"),
+            "text_tower": partial(_read_text_tower, folder / config.text_tower),
+        }
+        return cls(config, folder, readers)
+
+    @property
+    def scheduler(self) -> Any:
+        """The noise schedule and sampler (diffusers)."""
+        if self._scheduler is None:
+            self._scheduler = read_scheduler(self.folder / "scheduler", name=self.config.sampler)
+        return self._scheduler
+
+    def settings(self, *, steps: int | None = None, guidance: float | None = None) -> DrawSettings:
+        """The settings of a picture; None stands for the model's default.
+
+        Raises:
+            InputError: a value that no picture can be drawn with.
+        """
+        steps = self.config.steps if steps is None else steps
+        guidance = self.config.guidance if guidance is None else guidance
+        scheduler = scheduler_settings(self.folder / "scheduler", name=self.config.sampler)
+        most = scheduler["num_train_timesteps"]
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
+            raise InputError(f"steps must be an integer from 1 to {most}, got {steps!r}")
+        if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= 1000:
+            raise InputError(f"guidance must be a number from 0 to 1000, got {guidance!r}")
+        return DrawSettings(scheduler["_class_name"], steps, float(guidance))
+
+    def uncond(self, *, like: Tensor) -> Tensor:
+        """The text tower's states for the empty caption, (1, Q, E), on `like`'s device and in its dtype."""
+        if self._uncond is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._uncond = self._empty_caption(like)
+        return self._uncond.to(like)
+
+    def _empty_caption(self, like: Tensor) -> Tensor:
+        folder = self.folder / self.config.text_tower
+        tokenizer = read_tokenizer(folder)
+        start, end = tokenizer.convert_tokens_to_ids([CAPTION_START, CAPTION_END])
+        if tokenizer.unk_token_id in (start, end) and tokenizer.unk_token != CAPTION_END:
+            raise ModelError(f"the tokenizer in {folder} has no {CAPTION_START} or no {CAPTION_END}")
+        padding = self.config.num_clip_tokens - 2
+        ids = torch.tensor([[start, end, *[tokenizer.pad_token_id] * padding]], device=like.device)
+        mask = ids.new_tensor([[1, 1, *[0] * padding]]) if self.config.mask_captions else None
+        tower = self.parts.get("text_tower", like=like)
+        states: Tensor = tower(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states
+
+    def noise(self, seeds: Sequence[int], *, like: Tensor) -> Tensor:
+        """The noise that each seed's picture starts from, (B, C, h, w), as `like` in device and dtype."""
+        unet_config = self.parts.get("unet", like=like).config
+        size = unet_config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return noise_of(seeds, (unet_config["in_channels"], height, width)).to(like)
+
+    def sample(
+        self,
+        cond: Tensor,
+        noise: Tensor,
+        settings: DrawSettings,
+        *,
+        grad_steps: int | None = None,
+        checkpoint: bool = False,
+    ) -> Tensor:
+        """Normalised latents (B, C, h, w) for conditioning (B, Q, E); see `nam.mllm.sampler.denoise`."""
+        return denoise(
+            self.parts.get("unet", like=cond),
+            self.scheduler,
+            noise=noise,
+            cond=cond,
+            uncond=self.uncond(like=cond),
+            steps=settings.steps,
+            guidance=settings.guidance,
+            grad_steps=grad_steps,
+            checkpoint=checkpoint,
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of normalised latents; 0 is black, 1 is white, and values are not clipped."""
+        vae = self.parts.get("vae", like=latents)
+        mean, std = self._statistics(vae, latents)
+        pixels: Tensor = vae.decode(latents * std + mean).sample
+        return pixels / 2 + 0.5
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w) of pixels (B, 3, H, W) in [0, 1]; the mean where it is random."""
+        vae = self.parts.get("vae", like=pixels)
+        mean, std = self._statistics(vae, pixels)
+        encoded = vae.encode(pixels * 2 - 1)
+        raw: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return (raw - mean) / std
+
+    def _statistics(self, vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.latent_mean is None or self.config.latent_std is None:
+            shift = vae.config.get("shift_factor") or 0.0
+            return like.new_tensor(shift), like.new_tensor(1 / vae.config["scaling_factor"])
+        channels = vae.config["latent_channels"]
+        mean, std = like.new_tensor(self.config.latent_mean), like.new_tensor(self.config.latent_std)
+        if mean.shape != (channels,) or std.shape != (channels,):
+            raise ModelError(
+                f"latent_mean and latent_std need a value for each of the autoencoder's {channels} channels, "
+                f"got {mean.numel()} and {std.numel()}"
+            )
+        return mean[:, None, None], std[:, None, None]
+
+
+def _read_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return read_pretrained(UNet2DConditionModel, folder, dtype)
+
+
+def _read_text_tower(folder: Path, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPTextModel
+
+    return read_pretrained(CLIPTextModel, folder, dtype)
+
+
+def _read_autoencoder(folder: Path, dtype: torch.dtype) -> nn.Module:
+    import diffusers
+
+    name = read_json(folder / "config.json").get("_class_name")
+    if name not in AUTOENCODERS:
+        raise ModelError(f"{folder}: expected one of {', '.join(AUTOENCODERS)}, got {name!r}")
+    return read_pretrained(getattr(diffusers, name), folder, dtype)

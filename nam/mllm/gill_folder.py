@@ -1,0 +1,160 @@
+"""GILL models on disk.
+
+A folder holds `config.json`, `language_model/` (with tokenizer), `clip/` (with tokenizer), `unet/`, `vae/`,
+`scheduler/`, all in the layout of `save_pretrained`, and `gill/model.safetensors`, what GILL itself trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nam.errors import ConfigError, ModelError, nearest
+from nam.mllm.config import GillConfig
+from nam.mllm.diffusion import Diffusion
+from nam.mllm.gill import GILL
+from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer, require_weights
+from nam.mllm.prompts import PromptCodec
+
+#: Precisions that a config can ask for.
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+#: Where GILL's own weights are, inside a model's folder.
+GLUE_FILE = Path("gill") / "model.safetensors"
+
+
+def read_gill(
+    *,
+    folder: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    glue: Literal["load", "new"] = "load",
+) -> GILL:
+    """A frozen GILL from its folder; vision tower and picture generator are read when first used.
+
+    Args:
+        folder: A path, or the name of a folder that the package ships.
+        dtype: Precision of every part, whatever the files hold.
+        device: Where every part goes.
+        sampler, steps, guidance: Instead of the folder's own; None keeps them.
+        glue: "load" reads `gill/model.safetensors`; "new" starts with random visual tokens, [IMG] rows and
+            mapper, for training them.
+
+    Raises:
+        ModelError: the folder or a part is missing, damaged or of other sizes.
+        ConfigError: an unknown dtype, device or glue.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
+    if glue not in ("load", "new"):
+        raise ConfigError(f'mllm.glue must be "load" or "new", got {glue!r}')
+    path = weights_folder(folder)
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    config = dataclasses.replace(
+        GillConfig.load(path), **{key: value for key, value in changes.items() if value is not None}
+    )
+    if glue == "load":
+        require_file(path / GLUE_FILE)
+    language_model = read_pretrained(AutoModelForCausalLM, path / "language_model", DTYPES[dtype])
+    model = GILL(
+        name=path.name,
+        config=config,
+        language_model=language_model,
+        codec=PromptCodec(read_tokenizer(path / "language_model"), config),
+        vision=LazyParts({"vision": partial(_read_vision, path / "clip", config.vision_dim)}),
+        diffusion=Diffusion.from_folder(config, path),
+    )
+    if glue == "load":
+        _load_glue(model, path / GLUE_FILE)
+    try:
+        model = model.to(device=device, dtype=DTYPES[dtype])
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"mllm.device={device!r} cannot be used: {error}") from error
+    freeze(model)
+    return model
+
+
+def write_gill(model: GILL, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a GILL's config and its own weights (`gill/model.safetensors`) into a folder.
+
+    The other parts are written by their own `save_pretrained`.
+
+    Raises:
+        ModelError: a weight does not fit the precision.
+    """
+    from safetensors.torch import save_file
+
+    state = {key: value.to("cpu", dtype).contiguous() for key, value in model.gill_state_dict().items()}
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise ModelError(f"{key} is not finite in {dtype}")
+    model.config.save(folder)
+    (folder / GLUE_FILE).parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / GLUE_FILE, metadata={"format": "pt"})
+
+
+def weights_folder(folder: str | Path) -> Path:
+    """The folder itself if it is a path, or the one of that name that the package ships.
+
+    Raises:
+        ModelError: there is no such folder.
+    """
+    path = Path(folder).expanduser()
+    shipped = Path(__file__).parent.parent / "weights"
+    for candidate in (path, shipped / path):
+        if candidate.is_dir():
+            return candidate
+    names = [entry.name for entry in shipped.iterdir() if entry.is_dir()] if shipped.is_dir() else []
+    hint = f"shipped with the package: {', '.join(sorted(names))}" if names else "the package ships none"
+    raise ModelError(f"missing weights: there is no folder {path} ({hint}); set mllm.folder")
+
+
+def require_file(path: Path) -> None:
+    """Check that a weights file is there.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if not path.is_file():
+        raise ModelError(f"missing weights: there is no file {path}")
+
+
+def _load_glue(model: GILL, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    try:
+        model.load_gill_state(state)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _read_vision(folder: Path, width: int, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPVisionModel
+
+    require_weights(folder)
+    vision: Any = read_pretrained(CLIPVisionModel, folder, dtype)
+    found = vision.config.hidden_size
+    if found != width:
+        raise ModelError(f"{folder}: the vision tower is {found} wide, config.json says vision_dim={width}")
+    tower: nn.Module = vision
+    return tower

@@ -1,0 +1,90 @@
+"""`nam.load`: a model by the name of its config, or from its folder."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nam.errors import ConfigError, ModelError, nearest
+from nam.mllm.base import MLLM
+from nam.mllm.config import CONFIG_FILE, read_json
+
+#: What reads a folder of each family, by the `model_type` in its config.json.
+FAMILIES = {"gill": "nam.mllm.gill_folder.read_gill"}
+
+
+def load(name: str | Path = "tiny_gill", **overrides: Any) -> MLLM:
+    """A frozen model, ready to answer.
+
+    Args:
+        name: A config under `configs/mllm`, or a model's folder.
+        overrides: Instead of the config's values, such as `device="cuda"` or `sampler="ddim"`.
+
+    Raises:
+        ConfigError: no such config (the nearest names are given), or an unknown override.
+        ModelError: weights are missing or damaged.
+    """
+    settings = settings_of(name)
+    build = target(settings.pop("_target_"))
+    known = inspect.signature(build).parameters
+    for key in (*settings, *overrides):
+        if key not in known:
+            raise ConfigError(f"mllm.{key} is unknown ({nearest(key, known)})")
+    return build(**{**settings, **overrides})
+
+
+def settings_of(name: str | Path) -> dict[str, Any]:
+    """The config of that name, or what reads that folder: `_target_` and its arguments.
+
+    Raises:
+        ConfigError: neither exists, or the file is no config of a model.
+        ModelError: the folder holds no model of a known family.
+    """
+    folder = configs_folder() / "mllm"
+    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if str(name) in known:
+        return _read_yaml(known[str(name)])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        family = read_json(path / CONFIG_FILE).get("model_type")
+        if family not in FAMILIES:
+            hint = nearest(str(family), FAMILIES)
+            raise ModelError(f"{path / CONFIG_FILE}: model_type {family!r} is unknown ({hint})")
+        return {"_target_": FAMILIES[family], "folder": path}
+    raise ConfigError(f"mllm={name} is neither a config ({nearest(str(name), known)}) nor a folder")
+
+
+def target(dotted: str) -> Callable[..., MLLM]:
+    """The function of this package that a config's `_target_` names.
+
+    Raises:
+        ConfigError: it is not one of this package.
+    """
+    module_name, _, function_name = dotted.rpartition(".")
+    if not module_name.startswith("nam."):
+        raise ConfigError(f"_target_ must be a function of this package, got {dotted!r}")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"_target_={dotted!r} cannot be imported: {error}") from error
+    found: Callable[..., MLLM] = function
+    return found
+
+
+def configs_folder() -> Path:
+    """The configs: installed with the package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("_target_"), str):
+        raise ConfigError(f"{path}: expected a _target_ and its arguments")
+    return dict(settings)

@@ -1,0 +1,135 @@
+"""Reading the parts of a model from its folder: only when first used, checked, frozen, never from pickle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nam.errors import ModelError
+
+#: Where the two libraries keep their verbosity.
+HUB_LOGGING = ("transformers.utils.logging", "diffusers.utils.logging")
+
+#: Reads a part in a dtype.
+Reader = Callable[[torch.dtype], nn.Module]
+
+
+class LazyParts(nn.Module):
+    """Parts that are read from disk the first time they are asked for.
+
+    Once read, a part is a submodule like any other: it moves with `.to(...)` and is in `state_dict()`.
+
+    Args:
+        readers: How to read each part, by name.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader]) -> None:
+        super().__init__()
+        self._readers = dict(readers)
+        self.loaded = nn.ModuleDict()
+
+    def get(self, name: str, *, like: Tensor) -> Any:
+        """The part, on `like`'s device and in its dtype if it is read now.
+
+        Raises:
+            ModelError: its folder is missing or does not hold such a part.
+        """
+        if name not in self.loaded:
+            # A parameter made under inference mode could never take part in a gradient.
+            with torch.inference_mode(False):
+                self.loaded[name] = freeze(self._readers[name](like.dtype).to(like.device))
+        return self.loaded[name]
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """The module in evaluation mode, asking for no gradients."""
+    return module.eval().requires_grad_(False)
+
+
+def read_pretrained(model_class: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A transformers or diffusers model from its `save_pretrained` folder.
+
+    Args:
+        model_class: The class.
+        folder: Holds `config.json` and safetensors files, in any precision.
+        dtype: What the weights become.
+
+    Raises:
+        ModelError: the folder or its weights are missing, damaged, incomplete or of other sizes.
+    """
+    require_weights(folder)
+    is_diffusers: bool = model_class.__module__.startswith("diffusers")
+    settings = {"torch_dtype": dtype, "low_cpu_mem_usage": False} if is_diffusers else {"dtype": dtype}
+    try:
+        with quiet_hub():
+            model, info = model_class.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings
+            )
+    except Exception as error:  # the two libraries and safetensors raise a dozen types on damaged weights
+        raise ModelError(f"cannot read {model_class.__name__} from {folder}: {error}") from error
+    for problem in ("missing_keys", "mismatched_keys"):
+        if info[problem]:
+            names = ", ".join(sorted(map(str, info[problem]))[:3])
+            raise ModelError(
+                f"{folder} does not hold a whole {model_class.__name__}: "
+                f"{len(info[problem])} {problem.replace('_', ' ')}, first {names}"
+            )
+    whole: nn.Module = model
+    return whole
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a `save_pretrained` folder.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ModelError(f"no tokenizer in {folder}: tokenizer_config.json is missing")
+    try:
+        with quiet_hub():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # damaged files surface as JSON, tokenizers and import errors alike
+        raise ModelError(f"cannot read the tokenizer in {folder}: {error}") from error
+
+
+def require_weights(folder: Path) -> None:
+    """Check that a folder holds a model's config and safetensors.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"missing weights: there is no folder {folder}")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"missing weights: {folder} holds no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"missing weights: {folder} holds no .safetensors file")
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep the libraries' load reports and progress bars off the screen; errors still show.
+
+    A library that has not been imported is left so: diffusers is not needed for an answer in words.
+    """
+    libraries = [sys.modules[name] for name in HUB_LOGGING if name in sys.modules]
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, (verbosity, bar) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bar:
+                library.enable_progress_bar()

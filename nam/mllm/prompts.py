@@ -1,0 +1,123 @@
+"""Between a prompt in words and the ids that a language model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nam.errors import InputError, ModelError, nearest
+from nam.mllm.config import GillConfig
+from nam.types import PICTURE_ID
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the model reads it: `ids` are the system token, the picture's places and the text."""
+
+    prompt: str
+    ids: tuple[int, ...]
+    n_picture: int
+
+    @property
+    def n_text(self) -> int:
+        """Tokens of the prompt's words."""
+        return len(self.ids) - 1 - self.n_picture
+
+
+class PromptCodec:
+    """Prompts to ids and ids to text, by one model's conventions.
+
+    The tokenizer is extended, in place, by the config's extra tokens and [IMG0], [IMG1], ...
+
+    Args:
+        tokenizer: A fast tokenizer with `bos_token`, `eos_token` and `pad_token`.
+        config: The model's conventions.
+
+    Raises:
+        ModelError: the tokenizer lacks a special token or is not a fast one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: GillConfig) -> None:
+        from transformers import AddedToken
+
+        if not tokenizer.is_fast:
+            raise ModelError(f"expected a fast tokenizer, got {type(tokenizer).__name__}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(tokenizer, name) is None:
+                raise ModelError(f"the language model's tokenizer has no {name.removesuffix('_id')}")
+        new = (*config.extra_tokens, *config.img_tokens)
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": [AddedToken(t, special=True, normalized=False) for t in new]},
+            replace_extra_special_tokens=False,
+        )
+        self.tokenizer = tokenizer
+        self.config = config
+        self.img_ids: tuple[int, ...] = tuple(map(self._id, config.img_tokens))
+        self.bos_id: int = tokenizer.bos_token_id
+        self.eos_id: int = tokenizer.eos_token_id
+        self.pad_id: int = tokenizer.pad_token_id
+        self._special = frozenset(tokenizer.all_special_ids) | frozenset(self.img_ids)
+
+    def encode(self, prompt: str | None, *, has_picture: bool = False) -> EncodedPrompt:
+        """Ids of one prompt: system token, places of the picture, words.
+
+        A prompt without an end character gets one, by the model's convention. Without words, a picture is
+        asked for its caption.
+
+        Raises:
+            InputError: the prompt is empty (and there is no picture), or holds words that the tokenizer does
+                not know or tokens that it reserves.
+        """
+        words = " ".join((prompt or "").split())
+        if not words:
+            if not has_picture:
+                raise InputError("the prompt is empty; expected words, a picture, or both")
+            words = self.config.caption_prompt
+        ends = self.config.prompt_ends
+        if ends and words.lower() != self.config.caption_prompt and not words.endswith(tuple(ends)):
+            words += self.config.prompt_end
+        text_ids = self._word_ids(words)
+        n_picture = self.config.n_visual_tokens if has_picture else 0
+        return EncodedPrompt(words, (self.bos_id, *[PICTURE_ID] * n_picture, *text_ids), n_picture)
+
+    def _word_ids(self, words: str) -> list[int]:
+        encoded = self.tokenizer(words, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = encoded["input_ids"]
+        pieces = [words[start:stop] for start, stop in encoded["offset_mapping"]]
+        unknown = dict.fromkeys(
+            piece for piece, id_ in zip(pieces, ids, strict=True) if id_ == self.tokenizer.unk_token_id
+        )
+        if unknown:
+            vocabulary = set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)
+            found = "; ".join(f"{word!r} ({nearest(word.lower(), vocabulary)})" for word in unknown)
+            raise InputError(f"the prompt has words that this model does not know: {found}")
+        reserved = [piece for piece, id_ in zip(pieces, ids, strict=True) if id_ in self._special]
+        if reserved:
+            raise InputError(f"the prompt holds reserved tokens: {', '.join(reserved)}")
+        return ids
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if not isinstance(found, int):
+            raise ModelError(f"the language model's tokenizer has no {token}")
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens and picture places left out."""
+        words = [id_ for id_ in ids if id_ != PICTURE_ID]
+        return str(self.tokenizer.decode(words, skip_special_tokens=True)).strip()
+
+    def pad(self, sequences: Iterable[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Sequences padded on the left: ids and attention mask, both int64 (B, T)."""
+        rows = [list(sequence) for sequence in sequences]
+        length = max(map(len, rows))
+        ids = [[self.pad_id] * (length - len(row)) + row for row in rows]
+        mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids), torch.tensor(mask)

@@ -1,0 +1,97 @@
+"""CLIP of the embedded model: the text tower conditions the picture generator, the vision tower sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nam.modules.part import Part, save_half
+from nam.world.labels import IGNORE, SLOTS
+from nam.world.tokenizer import build_tokenizer
+
+
+class ClipPart(Part):
+    """Trains transformers' CLIPModel: contrastive, plus a linear read-out of the facts from each tower's
+    pooled state, without which nouns come late. `text` and `vision` hold the towers' configurations."""
+
+    def __init__(
+        self,
+        *,
+        text: dict[str, Any],
+        vision: dict[str, Any],
+        projection_dim: int = 128,
+        facts_weight: float = 1.0,
+        **optimiser: Any,
+    ) -> None:
+        super().__init__(**optimiser)
+        from transformers import CLIPConfig, CLIPModel
+
+        tokenizer = build_tokenizer()
+        start, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "<|endoftext|>"])
+        special = dict(
+            vocab_size=len(tokenizer), bos_token_id=start, eos_token_id=end, pad_token_id=tokenizer.pad_token_id
+        )
+        config = CLIPConfig(text_config={**text, **special}, vision_config=vision, projection_dim=projection_dim)
+        self.clip = CLIPModel(config)
+        classes = sum(n for _, n in SLOTS)
+        self.picture_facts = nn.Linear(config.vision_config.hidden_size, classes)
+        self.caption_facts = nn.Linear(config.text_config.hidden_size, classes)
+        self.facts_weight = facts_weight
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen = self.clip.vision_model(pixel_values=batch["pixels"]).pooler_output
+        read = self.clip.text_model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).pooler_output
+        contrastive = contrastive_loss(
+            self.clip.visual_projection(seen),
+            self.clip.text_projection(read),
+            scale=self.clip.logit_scale.exp().clamp(max=100),
+            facts=batch["caption_slots"],
+        )
+        picture_loss, picture_right = facts_loss(self.picture_facts(seen), batch["picture_slots"])
+        caption_loss, caption_right = facts_loss(self.caption_facts(read), batch["caption_slots"])
+        return {
+            "loss": contrastive + self.facts_weight * (picture_loss + caption_loss),
+            "contrastive": contrastive,
+            **{f"picture_{name}": right for name, right in picture_right.items()},
+            "caption_facts": torch.stack(list(caption_right.values())).mean(),
+        }
+
+    def export(self, folder: Path) -> None:
+        save_half(self.clip, folder / "clip")
+        build_tokenizer().save_pretrained(folder / "clip")
+
+
+def contrastive_loss(pictures: Tensor, captions: Tensor, *, scale: Tensor, facts: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy over a batch of (B, D) embeddings (Radford et al. 2021).
+
+    Pairs that say the same `facts` (B, K) as the diagonal are no negatives and left out.
+    """
+    logits = scale * F.normalize(pictures, dim=-1) @ F.normalize(captions, dim=-1).T
+    same = (facts[:, None] == facts[None]).all(-1)
+    same.fill_diagonal_(False)
+    logits = logits.masked_fill(same, torch.finfo(logits.dtype).min)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def facts_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross-entropy of the slots that are stated, and the share answered right per slot.
+
+    logits: (B, sum of classes in the order of SLOTS). labels: (B, 5), IGNORE where nothing is stated.
+    """
+    losses, right = [], {}
+    for index, (part, (name, _)) in enumerate(
+        zip(logits.split([n for _, n in SLOTS], dim=1), SLOTS, strict=True)
+    ):
+        label = labels[:, index]
+        stated = label != IGNORE
+        count = stated.sum().clamp(min=1)
+        losses.append(F.cross_entropy(part, label, ignore_index=IGNORE, reduction="sum") / count)
+        right[name] = ((part.argmax(1) == label) & stated).sum() / count
+    return torch.stack(losses).mean(), right

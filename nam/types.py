@@ -1,0 +1,200 @@
+"""The things that flow through a run, as frozen dataclasses.
+
+`Sample` (what is asked) -> `Generation` (what the model answered) -> scores of `Neuron`s for a `Concept`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from nam.mllm.pictures import Picture
+
+#: Stands in `token_ids` where a picture's soft token stands: it has no id in any vocabulary.
+PICTURE_ID = -1
+
+#: Why decoding ended: end token, the length allowed, or the model announced a picture.
+Finish = Literal["stop", "length", "img"]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A thing to look for, and every word that stands for it (singular, plural, nicknames)."""
+
+    name: str
+    forms: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The name first, then its other surface forms, without repetition."""
+        return tuple(dict.fromkeys((self.name, *self.forms)))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One thing to ask of a model: a prompt, a picture (path, PIL or uint8 array) or both, and the seed of
+    what it draws."""
+
+    id: str
+    prompt: str = ""
+    image: Picture | None = None
+    seed: int = 0
+    concept: Concept | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions `start` (included) to `stop` (excluded) of a sequence without padding."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What each part of a sequence is. The parts follow one another; an absent part is empty."""
+
+    system: Span
+    picture: Span
+    text: Span
+    answer: Span
+    img: Span
+
+    @classmethod
+    def of_lengths(cls, *, system: int, picture: int, text: int, answer: int, img: int) -> Spans:
+        """Spans of parts with these numbers of tokens, one after the other."""
+        spans, start = [], 0
+        for length in (system, picture, text, answer, img):
+            spans.append(Span(start, start + length))
+            start += length
+        return cls(*spans)
+
+    def __len__(self) -> int:
+        return self.img.stop
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """How a picture was drawn; with the seed, enough to draw it again."""
+
+    sampler: str
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """One answer of a model. All tensors are float32 on the CPU and carry no graph.
+
+    Attributes:
+        prompt: The prompt as the model read it.
+        text: The answer in words, special tokens left out.
+        token_ids: The whole sequence without padding: system, picture (`PICTURE_ID`), prompt, answer and
+            [IMG] tokens. An end token is predicted but never read, and is not part of it.
+        spans: Where each part stands in `token_ids`.
+        finish: Why decoding ended.
+        seed: Seed of the picture's noise.
+        input_pixels: The picture that was asked about, as the vision tower saw it: (3, S, S), or None.
+        hidden: Last hidden states at the [IMG] positions: (8, H), or None when none were produced.
+        latents: The drawn picture's latents, in the diffusion model's normalised scale: (C, h, w), or None.
+        image: The drawn picture (RGB), or None.
+        drawn: How it was drawn, or None.
+    """
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+    spans: Spans
+    finish: Finish
+    seed: int
+    input_pixels: Tensor | None = None
+    hidden: Tensor | None = None
+    latents: Tensor | None = None
+    image: Image | None = None
+    drawn: DrawSettings | None = None
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Token ids of the answer in words."""
+        return self.token_ids[self.spans.answer.start : self.spans.answer.stop]
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """Hidden unit `unit` of the FFN of layer `layer`, both counted from 0; written "L3.U17"."""
+
+    layer: int
+    unit: int
+
+    def __post_init__(self) -> None:
+        if self.layer < 0 or self.unit < 0:
+            raise ValueError(f"layer and unit of a neuron count from 0, got {self.layer} and {self.unit}")
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.U{self.unit}"
+
+    @classmethod
+    def parse(cls, text: str) -> Neuron:
+        """The neuron written "L3.U17".
+
+        Raises:
+            ValueError: the text has another form.
+        """
+        match = re.fullmatch(r"L(\d+)\.U(\d+)", text.strip())
+        if match is None:
+            raise ValueError(f"expected a neuron written like L3.U17, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """Different neurons of one model, in order of layer and unit."""
+
+    neurons: tuple[Neuron, ...]
+
+    @classmethod
+    def of(cls, neurons: Iterable[Neuron]) -> NeuronSet:
+        """The set of these neurons; repeated ones count once."""
+        return cls(tuple(sorted(set(neurons))))
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in zip(self.neurons, self.neurons[1:], strict=False)):
+            raise ValueError("neurons must be different and in order; build the set with NeuronSet.of(...)")
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __iter__(self) -> Iterator[Neuron]:
+        return iter(self.neurons)
+
+    def __contains__(self, neuron: object) -> bool:
+        return neuron in self.neurons
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        return NeuronSet.of(set(self.neurons) & set(other.neurons))
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        return NeuronSet.of((*self.neurons, *other.neurons))
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        return NeuronSet.of(set(self.neurons) - set(other.neurons))
+
+    def by_layer(self) -> dict[int, tuple[int, ...]]:
+        """Units of each layer that has any, both ascending."""
+        units: dict[int, list[int]] = {}
+        for neuron in self.neurons:
+            units.setdefault(neuron.layer, []).append(neuron.unit)
+        return {layer: tuple(found) for layer, found in units.items()}

@@ -1,0 +1,69 @@
+"""Values against signatures, without Hydra."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from omegaconf import OmegaConf
+
+from nam.app.build import build, build_all, check_call, conforms
+from nam.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fits"),
+    [
+        (1, int, True),
+        (True, int, False),
+        (1.0, int, False),
+        (1, float, True),
+        (False, float, False),
+        ("1", float, False),
+        (None, int | None, True),
+        (None, int, False),
+        ("a", Literal["a", "b"], True),
+        ("c", Literal["a", "b"], False),
+        (1, Literal[True], False),
+        ([1], list[int], True),
+        ("1", list[int], False),
+        ({"a": 1}, Any, True),
+    ],
+)
+def test_conforms(value: Any, hint: Any, fits: bool) -> None:
+    assert conforms(value, hint) is fits
+
+
+class Base:
+    def __init__(self, *, width: int, depth: int = 2) -> None:
+        pass
+
+
+class Ours(Base):
+    def __init__(self, *, colour: str = "red", **rest: Any) -> None:
+        super().__init__(**rest)
+
+
+Ours.__module__ = Base.__module__ = "nam.somewhere"
+
+
+def test_a_class_of_ours_has_its_base_s_settings_too() -> None:
+    check_call(Ours, {"width": 3, "colour": "blue"}, where="part.module")
+    with pytest.raises(ConfigError, match=r"'part\.module\.widht' .*did you mean 'width'"):
+        check_call(Ours, {"widht": 3}, where="part.module")
+    with pytest.raises(ConfigError, match=r"'part\.module\.width' is missing"):
+        check_call(Ours, {"colour": "blue"}, where="part.module")
+
+
+def test_what_a_target_refuses_is_a_configuration_error() -> None:
+    node = OmegaConf.create(
+        {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "x", "mode": "up"}
+    )
+    with pytest.raises(ConfigError, match="`mode` can be"):
+        build(node)
+
+
+def test_build_all_leaves_out_what_is_null() -> None:
+    nodes = OmegaConf.create({"a": None, "b": {"_target_": "lightning.pytorch.callbacks.Timer"}})
+    assert [type(built).__name__ for built in build_all(nodes)] == ["Timer"]
+    assert build_all(None) == []

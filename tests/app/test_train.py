@@ -1,0 +1,99 @@
+"""train.py end to end on a part of two weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+from nam.app.train import main
+from tests.app import line_part
+from tests.app.line_part import ARGS, install
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    install(monkeypatch)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    """`python train.py` with these overrides, in this process."""
+    GlobalHydra.instance().clear()
+    monkeypatch.setenv("NAM_RUN_STAMP", "now")
+    monkeypatch.setattr("sys.argv", ["train.py", *ARGS, "trainer=cpu", *overrides])
+    main()
+
+
+def step_of(run: Path) -> int:
+    """Steps trained, by the run's checkpoint, which needs no pickle to read."""
+    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return int(state["global_step"])
+
+
+def equal(a: Tensors, b: Tensors) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_weights_curves_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "experiment=line/first", "trainer.log_every_n_steps=4")
+    folder = Path("runs/train/now")
+    weights = load_file(folder / "weights" / "first.safetensors")
+    assert weights["weight"].item() == pytest.approx(3, abs=0.5)
+    assert weights["bias"].item() == pytest.approx(1, abs=0.5)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"train/loss", "val/loss"}
+    assert metrics["val/loss"] < 0.1
+    assert "max_steps: 40" in (folder / "config.yaml").read_text()
+    assert "train/loss" in (folder / "curves" / "version_0" / "metrics.csv").read_text()
+    assert step_of(folder) == 40
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "experiment=line/first", "run_dir=whole")
+    run(monkeypatch, "experiment=line/first", "run_dir=halves", "trainer.max_steps=20")
+    half = load_file("halves/weights/first.safetensors")
+    run(monkeypatch, "experiment=line/first", "resume=halves")
+    whole, halves = (load_file(f"{name}/weights/first.safetensors") for name in ("whole", "halves"))
+    assert equal(whole, halves)
+    assert not equal(half, halves)
+    assert step_of(Path("halves")) == 40
+
+
+def test_all_parts_in_turn_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "experiment=line/all", "trainer.max_steps=4", "run_dir=all")
+    first, second = (load_file(f"all/weights/{name}.safetensors") for name in ("first", "second"))
+    assert step_of(Path("all/first")) == step_of(Path("all/second")) == 4
+    assert not equal(first, second)  # the second went on from the first
+    Path("all/second/metrics.json").unlink()
+    run(monkeypatch, "experiment=line/all", "trainer.max_steps=8", "resume=all")
+    assert step_of(Path("all/first")) == 4  # finished before: left alone
+    assert step_of(Path("all/second")) == 8  # went on
+    assert equal(first, load_file("all/weights/first.safetensors"))
+
+
+def test_wandb_is_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from nam.app.loggers import wandb_logger
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert wandb_logger(folder=str(tmp_path), project="nam")._offline is True
+    assert wandb_logger(folder=str(tmp_path), project="nam", offline=True)._offline is True
+
+
+def test_two_processes_share_one_run_folder(tmp_path: Path) -> None:
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=2"]
+    command = [sys.executable, line_part.__file__, *ARGS, "experiment=line/all", *two]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "train").iterdir()
+    assert (folder / "weights" / "second.safetensors").is_file()
+    assert step_of(folder / "second") == 2

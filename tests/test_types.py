@@ -1,0 +1,49 @@
+"""The things that flow through a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from nam.types import Concept, Neuron, NeuronSet, Span, Spans
+
+
+def test_neurons_are_written_and_read() -> None:
+    neuron = Neuron(23, 5318)
+    assert str(neuron) == "L23.U5318"
+    assert Neuron.parse(" L23.U5318 ") == neuron
+    for wrong in ("23.5318", "L2U3", "L-1.U3", ""):
+        with pytest.raises(ValueError, match="written like L3.U17"):
+            Neuron.parse(wrong)
+    with pytest.raises(ValueError, match="count from 0"):
+        Neuron(-1, 0)
+
+
+def test_neuron_sets_are_sorted_sets() -> None:
+    a = NeuronSet.of([Neuron(1, 5), Neuron(0, 9), Neuron(1, 2), Neuron(1, 5)])
+    assert [str(neuron) for neuron in a] == ["L0.U9", "L1.U2", "L1.U5"]
+    assert a.by_layer() == {0: (9,), 1: (2, 5)}
+    b = NeuronSet.of([Neuron(1, 2), Neuron(3, 0)])
+    assert list(a & b) == [Neuron(1, 2)]
+    assert len(a | b) == 4
+    assert list(b - a) == [Neuron(3, 0)]
+    assert Neuron(0, 9) in a
+    assert a == NeuronSet.of(reversed(list(a)))
+    with pytest.raises(ValueError, match="different and in order"):
+        NeuronSet((Neuron(1, 0), Neuron(0, 0)))
+
+
+def test_spans_follow_one_another() -> None:
+    spans = Spans.of_lengths(system=1, picture=0, text=3, answer=2, img=8)
+    assert spans.picture == Span(1, 1)
+    assert list(spans.picture) == []
+    assert list(spans.answer) == [4, 5]
+    assert (len(spans.img), len(spans)) == (8, 14)
+
+
+def test_concepts_have_words_and_nothing_can_be_changed() -> None:
+    concept = Concept("horse", ("horses", "horse", "pony"))
+    assert concept.words == ("horse", "horses", "pony")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        concept.name = "cat"  # type: ignore[misc]
