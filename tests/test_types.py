@@ -14,7 +14,7 @@ def test_neurons_are_written_and_read() -> None:
     assert str(neuron) == "L23.U5318"
     assert Neuron.parse(" L23.U5318 ") == neuron
     for wrong in ("23.5318", "L2U3", "L-1.U3", ""):
-        with pytest.raises(ValueError, match="written like L3.U17"):
+        with pytest.raises(ValueError, match=r"written like L3\.U17"):
             Neuron.parse(wrong)
     with pytest.raises(ValueError, match="count from 0"):
         Neuron(-1, 0)

@@ -32,18 +32,15 @@ CONFIG = GillConfig(
 
 def write_tiny_gill(folder: Path, *, seed: int = 0) -> Path:
     """Write the folder and return it; half precision, as shipped."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         _write_language_model(folder / "language_model")
         _write_clip(folder / "clip")
         _write_diffusion(folder)
         CONFIG.save(folder)
         model = read_gill(folder=folder, glue="new")
-        _teach_to_announce_pictures(model)
+        _make_pictures_likely(model)
         write_gill(model, folder)
-    finally:
-        torch.random.set_rng_state(state)
     return folder
 
 
@@ -72,16 +69,16 @@ def _write_clip(folder: Path) -> None:
     from transformers import CLIPConfig, CLIPModel
 
     tokenizer = build_tokenizer()
-    start, end = tokenizer.convert_tokens_to_ids([TEXT_START, TEXT_END])
-    tower = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    text = dict(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=16,
-        bos_token_id=start,
-        eos_token_id=end,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    vision = dict(image_size=64, patch_size=16)
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in (TEXT_START, TEXT_END))
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 16,
+        "bos_token_id": start,
+        "eos_token_id": end,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": 64, "patch_size": 16}
     config = CLIPConfig(text_config={**tower, **text}, vision_config={**tower, **vision}, projection_dim=16)
     CLIPModel(config).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -111,12 +108,12 @@ def _write_diffusion(folder: Path) -> None:
     scheduler = DPMSolverMultistepScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
     )
-    vae.half().save_pretrained(folder / "vae")
-    unet.half().save_pretrained(folder / "unet")
+    for model, name in ((vae, "vae"), (unet, "unet")):
+        nn.Module.half(model).save_pretrained(folder / name)  # the classes' own half() warns without cause
     scheduler.save_pretrained(folder / "scheduler")
 
 
-def _teach_to_announce_pictures(model: GILL) -> None:
+def _make_pictures_likely(model: GILL) -> None:
     """Make [IMG0] likely after some tokens, and pictures depend on what was asked.
 
     A random LM never says [IMG0]; and a random mapper gives the same conditioning whatever it reads.

@@ -40,6 +40,7 @@ def main(cfg: DictConfig) -> dict[str, Metrics]:
     for job in jobs:
         check_training(job)
     claim_run_folder(cfg)
+    _refuse_another_job(cfg)
     return {str(job.part.name): train(job, skip_finished=cfg.parts is not None) for job in jobs}
 
 
@@ -80,6 +81,16 @@ def check_training(cfg: DictConfig) -> None:
     check(cfg.trainer, where="trainer", given=extra)
     for where in ("part", "callbacks", "logger"):
         check(cfg[where], where=where)
+
+
+def _refuse_another_job(cfg: DictConfig) -> None:
+    """A resumed run goes on with the part that it was training."""
+    if cfg.resume is None:
+        return
+    before = OmegaConf.load(Path(cfg.resume, "config.yaml"))
+    then, now = ([*(job.parts or [])] or job.part.name for job in (before, cfg))
+    if then != now:
+        raise ConfigError(f"resume={cfg.resume} was training {then}, this command trains {now}")
 
 
 def _compose_part(cfg: DictConfig, part: str) -> DictConfig:

@@ -94,18 +94,21 @@ class SegmentedPictures:
     draw: Draw
 
     def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
-        scenes = self.draw.scenes(rng, n, split)
-        rendered = [render(scene, rng=rng) for scene in scenes]
-        classes = [segmentation(r.masks, s.place) for r, s in zip(rendered, scenes, strict=True)]
-        return {
-            "pixels": to_pixels(np.stack([r.image for r in rendered])),
-            "classes": torch.from_numpy(np.stack(classes)),
-        }
+        return _pixels_and_classes(self.draw.scenes(rng, n, split), rng)
+
+
+def _pixels_and_classes(scenes: list[Scene], rng: np.random.Generator) -> Batch:
+    rendered = [render(scene, rng=rng) for scene in scenes]
+    classes = [segmentation(r.masks, s.place) for r, s in zip(rendered, scenes, strict=True)]
+    return {
+        "pixels": to_pixels(np.stack([r.image for r in rendered])),
+        "classes": torch.from_numpy(np.stack(classes)),
+    }
 
 
 @dataclass(frozen=True)
 class CaptionedPictures:
-    """pixels, input_ids and attention_mask (B, 16) of a caption each, and the facts of both:
+    """pixels and classes, input_ids and attention_mask (B, 16) of a caption each, and the facts of both:
     picture_slots and caption_slots (B, 5), see nam.world.labels.slots.
 
     canonical: share of canonical captions (the others are phrased at random). omit: share of captions that
@@ -123,7 +126,7 @@ class CaptionedPictures:
         )
         input_ids, attention_mask = encode_captions(_tokenizer(), texts)
         return {
-            "pixels": to_pixels(np.stack([render(scene, rng=rng).image for scene in scenes])),
+            **_pixels_and_classes(scenes, rng),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "picture_slots": torch.from_numpy(np.stack([slots(facts_of(scene)) for scene in scenes])),

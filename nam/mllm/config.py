@@ -28,7 +28,8 @@ class GillConfig:
         image_size: Side of the square picture that the vision tower reads, in pixels.
         image_mean, image_std: Per channel normalisation of its pixels, which are in [0, 1].
         latent_mean, latent_std: Per channel statistics of the autoencoder's raw latents; the U-Net sees
-            (latents - mean) / std. None: the autoencoder's own scaling and shift factor.
+            (latents - mean) / std. None: those in the U-Net's folder (`latent_statistics.json`); without that
+            file, the autoencoder's own scaling and shift factor.
         sampler: "ddim", "dpm++", or None for the class that the scheduler folder names.
         steps, guidance: Default number of denoising steps and classifier-free guidance scale.
         text_tower: Folder of the text tower (with tokenizer) that conditions the generator.

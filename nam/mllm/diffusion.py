@@ -19,6 +19,9 @@ from nam.types import DrawSettings
 #: Autoencoder classes that a folder may hold.
 AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL")
 
+#: Beside the U-Net's weights: mean and standard deviation of each channel of the raw latents.
+STATISTICS_FILE = "latent_statistics.json"
+
 #: What CLIP's tokenizers call the first and the last token of a caption.
 CAPTION_START, CAPTION_END = "<|startoftext|>", "<|endoftext|>"
 
@@ -137,12 +140,25 @@ class Diffusion(nn.Module):
         raw: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return (raw - mean) / std
 
+    def _stated_statistics(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        if self.config.latent_mean is not None and self.config.latent_std is not None:
+            return self.config.latent_mean, self.config.latent_std
+        path = self.folder / "unet" / STATISTICS_FILE
+        if not path.is_file():
+            return None
+        saved = read_json(path)
+        try:
+            return saved["latent_mean"], saved["latent_std"]
+        except KeyError as error:
+            raise ModelError(f"{path} has no {error}") from error
+
     def _statistics(self, vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-        if self.config.latent_mean is None or self.config.latent_std is None:
+        stated = self._stated_statistics()
+        if stated is None:
             shift = vae.config.get("shift_factor") or 0.0
             return like.new_tensor(shift), like.new_tensor(1 / vae.config["scaling_factor"])
         channels = vae.config["latent_channels"]
-        mean, std = like.new_tensor(self.config.latent_mean), like.new_tensor(self.config.latent_std)
+        mean, std = (like.new_tensor(values) for values in stated)
         if mean.shape != (channels,) or std.shape != (channels,):
             raise ModelError(
                 f"latent_mean and latent_std need a value for each of the autoencoder's {channels} channels, "

@@ -42,6 +42,7 @@ def read_gill(
     steps: int | None = None,
     guidance: float | None = None,
     glue: Literal["load", "new"] = "load",
+    config: GillConfig | None = None,
 ) -> GILL:
     """A frozen GILL from its folder; vision tower and picture generator are read when first used.
 
@@ -52,6 +53,7 @@ def read_gill(
         sampler, steps, guidance: Instead of the folder's own; None keeps them.
         glue: "load" reads `gill/model.safetensors`; "new" starts with random visual tokens, [IMG] rows and
             mapper, for training them.
+        config: Instead of the folder's own, which then need not hold one.
 
     Raises:
         ModelError: the folder or a part is missing, damaged or of other sizes.
@@ -66,7 +68,7 @@ def read_gill(
     path = weights_folder(folder)
     changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
     config = dataclasses.replace(
-        GillConfig.load(path), **{key: value for key, value in changes.items() if value is not None}
+        config or GillConfig.load(path), **{key: value for key, value in changes.items() if value is not None}
     )
     if glue == "load":
         require_file(path / GLUE_FILE)

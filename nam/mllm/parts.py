@@ -77,7 +77,7 @@ def read_pretrained(model_class: Any, folder: Path, dtype: torch.dtype) -> nn.Mo
         if info[problem]:
             names = ", ".join(sorted(map(str, info[problem]))[:3])
             raise ModelError(
-                f"{folder} does not hold a whole {model_class.__name__}: "
+                f"{folder} does not hold a whole {type(model).__name__}: "
                 f"{len(info[problem])} {problem.replace('_', ' ')}, first {names}"
             )
     whole: nn.Module = model
@@ -92,6 +92,8 @@ def read_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if not folder.is_dir():
+        raise ModelError(f"missing weights: there is no folder {folder}")
     if not (folder / "tokenizer_config.json").is_file():
         raise ModelError(f"no tokenizer in {folder}: tokenizer_config.json is missing")
     try:

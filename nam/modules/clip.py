@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from nam.modules.part import Part, save_half
 from nam.world.labels import IGNORE, SLOTS
+from nam.world.scene import NOUNS, PLACES
 from nam.world.tokenizer import build_tokenizer
 
 
 class ClipPart(Part):
-    """Trains transformers' CLIPModel: contrastive, plus a linear read-out of the facts from each tower's
-    pooled state, without which nouns come late. `text` and `vision` hold the towers' configurations."""
+    """Trains transformers' CLIPModel: contrastive, plus linear read-outs, without which nouns come late: the
+    facts from each tower's pooled state, and from the vision tower's patches what each of them shows.
+    `text` and `vision` hold the towers' configurations."""
 
     def __init__(
         self,
@@ -25,6 +27,7 @@ class ClipPart(Part):
         vision: dict[str, Any],
         projection_dim: int = 128,
         facts_weight: float = 1.0,
+        patches_weight: float = 1.0,
         **optimiser: Any,
     ) -> None:
         super().__init__(**optimiser)
@@ -40,10 +43,12 @@ class ClipPart(Part):
         classes = sum(n for _, n in SLOTS)
         self.picture_facts = nn.Linear(config.vision_config.hidden_size, classes)
         self.caption_facts = nn.Linear(config.text_config.hidden_size, classes)
-        self.facts_weight = facts_weight
+        self.patches = nn.Linear(config.vision_config.hidden_size, len(NOUNS) + len(PLACES))
+        self.facts_weight, self.patches_weight = facts_weight, patches_weight
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        seen = self.clip.vision_model(pixel_values=batch["pixels"]).pooler_output
+        vision = self.clip.vision_model(pixel_values=batch["pixels"])
+        seen = vision.pooler_output
         read = self.clip.text_model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).pooler_output
@@ -55,9 +60,16 @@ class ClipPart(Part):
         )
         picture_loss, picture_right = facts_loss(self.picture_facts(seen), batch["picture_slots"])
         caption_loss, caption_right = facts_loss(self.caption_facts(read), batch["caption_slots"])
+        patches_loss = F.cross_entropy(
+            self.patches(vision.last_hidden_state[:, 1:]).transpose(1, 2),
+            patch_shares(batch["classes"], patch=self.clip.config.vision_config.patch_size),
+        )
         return {
-            "loss": contrastive + self.facts_weight * (picture_loss + caption_loss),
+            "loss": contrastive
+            + self.facts_weight * (picture_loss + caption_loss)
+            + self.patches_weight * patches_loss,
             "contrastive": contrastive,
+            "patches": patches_loss,
             **{f"picture_{name}": right for name, right in picture_right.items()},
             "caption_facts": torch.stack(list(caption_right.values())).mean(),
         }
@@ -78,6 +90,12 @@ def contrastive_loss(pictures: Tensor, captions: Tensor, *, scale: Tensor, facts
     logits = logits.masked_fill(same, torch.finfo(logits.dtype).min)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def patch_shares(classes: Tensor, *, patch: int) -> Tensor:
+    """(B, 19, patches): the share of each class among a patch's pixels, of class maps (B, H, W)."""
+    one_hot = F.one_hot(classes, len(NOUNS) + len(PLACES)).permute(0, 3, 1, 2).float()
+    return F.avg_pool2d(one_hot, patch).flatten(2)
 
 
 def facts_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nam.modules.part import Part, freeze
-from nam.modules.unet import STATISTICS
 
 
 class GluePart(Part):
@@ -20,8 +19,7 @@ class GluePart(Part):
     Losses: the likelihood of the answer and of [IMG0] (when to draw), and the squared error of the mapper to the
     text tower's states for the caption of what is to be drawn, over the states' variance (1 - R2).
 
-    weights_dir: holds language_model and clip; the U-Net's latent statistics are taken from it at export.
-    model: GillConfig's fields.
+    weights_dir: holds language_model and clip. model: GillConfig's fields.
     """
 
     def __init__(self, *, model: dict[str, Any], weights_dir: str, **optimiser: Any) -> None:
@@ -31,11 +29,9 @@ class GluePart(Part):
         from nam.mllm.config import GillConfig
         from nam.mllm.gill_folder import read_gill
 
-        self.folder = Path(weights_dir)
-        GillConfig(**model).save(self.folder)
-        self.gill = read_gill(folder=weights_dir, glue="new")
+        self.gill = read_gill(folder=weights_dir, glue="new", config=GillConfig(**model))
         self.gill.vision.get("vision", like=self.gill.visual_embeddings.weight)
-        self.text = freeze(CLIPTextModel.from_pretrained(self.folder / "clip", dtype=torch.float32))
+        self.text = freeze(CLIPTextModel.from_pretrained(Path(weights_dir) / "clip", dtype=torch.float32))
         words = self.gill.language_model.get_input_embeddings().weight[: -len(self.gill.codec.img_ids)]
         self.img_rows = nn.Parameter(self.gill.img_embeds().normal_(words.mean(), words.std()))
         self.gill.visual_embeddings.requires_grad_(True)
@@ -86,15 +82,8 @@ class GluePart(Part):
         return self
 
     def export(self, folder: Path) -> None:
-        import dataclasses
-        import json
-
         from nam.mllm.gill_folder import write_gill
 
         with torch.no_grad():
             self.gill.language_model.get_input_embeddings().weight[list(self.gill.codec.img_ids)] = self.img_rows
-        statistics = self.folder / "unet" / STATISTICS
-        if statistics.is_file():
-            values = {key: tuple(value) for key, value in json.loads(statistics.read_text()).items()}
-            self.gill.config = dataclasses.replace(self.gill.config, **values)
         write_gill(self.gill, folder)

@@ -8,10 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from nam.evaluate.judge import CLASSES_PER_NOUN, split_logits
 from nam.modules.part import Part, save_half
-from nam.world.scene import COLOURS, NOUNS, PLACES
-
-CLASSES_PER_NOUN = 1 + len(COLOURS)
+from nam.world.scene import NOUNS, PLACES
 
 
 class JudgePart(Part):
@@ -40,9 +39,3 @@ class JudgePart(Part):
 
     def export(self, folder: Path) -> None:
         save_half(self.model, folder / "judge")
-
-
-def split_logits(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 13 * 9 + 6) -> presence (B, 13, 9): absent, then the colours; place (B, 6)."""
-    presence, place = logits.split([len(NOUNS) * CLASSES_PER_NOUN, len(PLACES)], dim=-1)
-    return presence.unflatten(-1, (len(NOUNS), CLASSES_PER_NOUN)), place

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -91,14 +91,14 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(allowed)}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def split_of(noun: str, colour: str, place: str) -> str:
     """The split a combination belongs to: 80 % train, 5 % val, 15 % test, by a stable hash."""
     bucket = zlib.crc32(f"{noun} {colour} {place}".encode()) % 100
     return "train" if bucket < 80 else "val" if bucket < 85 else "test"
 
 
-@lru_cache(maxsize=None)
+@cache
 def combinations(split: str) -> tuple[tuple[str, str, str], ...]:
     """All (noun, colour, place) of a split, in a stable order."""
     _check("split", split, SPLITS)
@@ -111,7 +111,7 @@ def combinations(split: str) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _colours_of(split: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """place -> noun -> the colours that the split allows there (nouns without any are left out)."""
     table: dict[str, dict[str, tuple[str, ...]]] = {place: {} for place in PLACES}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from nam.app.train import main
 from tests.app import line_part
-from tests.app.line_part import ARGS, install
+from tests.app.line_part import ARGS, LinePart, install
 
 Tensors = dict[str, torch.Tensor]
 
@@ -58,7 +58,32 @@ def test_a_run_leaves_weights_curves_and_configuration(monkeypatch: pytest.Monke
     assert step_of(folder) == 40
 
 
-def test_a_resumed_run_ends_like_an_uninterrupted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", [20, 24])
+def test_a_run_that_broke_off_ends_like_an_uninterrupted_one(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, "experiment=line/first", "run_dir=whole")
+    step = LinePart.training_step
+
+    def break_off(part: LinePart, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        if part.global_step == steps:
+            raise RuntimeError("power cut")
+        return step(part, batch, index)
+
+    often = "callbacks.checkpoint.minutes=0"
+    monkeypatch.setattr(LinePart, "training_step", break_off)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "experiment=line/first", "run_dir=broken", often)
+    monkeypatch.setattr(LinePart, "training_step", step)
+    assert [path.name for path in Path("broken/checkpoints").iterdir()] == ["last.ckpt"]
+    assert step_of(Path("broken")) == steps
+    assert not Path("broken/weights").exists()
+    run(monkeypatch, "experiment=line/first", "resume=broken", often)
+    assert equal(load_file("whole/weights/first.safetensors"), load_file("broken/weights/first.safetensors"))
+    assert step_of(Path("broken")) == 40
+
+
+def test_a_finished_run_goes_on_to_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "experiment=line/first", "run_dir=whole")
     run(monkeypatch, "experiment=line/first", "run_dir=halves", "trainer.max_steps=20")
     half = load_file("halves/weights/first.safetensors")
@@ -66,7 +91,15 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(monkeypatch: pytest.Monkey
     whole, halves = (load_file(f"{name}/weights/first.safetensors") for name in ("whole", "halves"))
     assert equal(whole, halves)
     assert not equal(half, halves)
-    assert step_of(Path("halves")) == 40
+
+
+def test_a_run_is_not_resumed_as_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "experiment=line/first", "run_dir=one", "trainer.max_steps=1")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "experiment=line/second", "resume=one")
+    assert "resume=one was training first, this command trains second" in capsys.readouterr().err
 
 
 def test_all_parts_in_turn_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,14 +24,11 @@ def test_sites_of_opt(shared_gill: GILL) -> None:
 def test_the_last_layer_writes_its_neurons_value_vectors(shared_gill: GILL) -> None:
     site = shared_gill.ffn_sites[-1]
     seen: list[Tensor] = []
-    hooks = [
-        site.linear.register_forward_hook(lambda module, given, out: seen.extend([given[0], out])),
-    ]
+    hook = site.linear.register_forward_hook(lambda module, given, out: seen.extend([given[0], out]))
     try:
         shared_gill.generate(prompt="a dog", draw=False, max_new_tokens=1)
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     activation, written = seen[:2]
     assert bool((activation >= 0).all())
     by_hand = sum(activation[-1, k] * site.value_vectors[:, k] for k in range(site.width)) + site.linear.bias
@@ -54,5 +51,5 @@ def test_sites_of_a_gated_model() -> None:
     with pytest.raises(ModelError, match=r"layers.1.mlp.down_proj: expected 20 neurons .* \(8, 19\)"):
         find_sites(model)
     model.model.layers[1].mlp.down_proj = nn.Identity()
-    with pytest.raises(ModelError, match="no linear called fc2 or mlp.down_proj"):
+    with pytest.raises(ModelError, match=r"no linear called fc2 or mlp\.down_proj"):
         find_sites(model)

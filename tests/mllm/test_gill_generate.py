@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -142,9 +141,8 @@ def test_spans_name_every_token(shared_gill: GILL) -> None:
 def test_a_picture_alone_is_asked_for_its_caption(shared_gill: GILL) -> None:
     out = shared_gill.generate(image=picture(0), draw=False)
     assert out.prompt == "a picture of"
-    assert_same(
-        out, shared_gill.generate(prompt="a picture of", image=Image.fromarray(picture(0)), draw=False)
-    )
+    same = shared_gill.generate(prompt="a picture of", image=Image.fromarray(picture(0)), draw=False)
+    assert_same(out, same)
 
 
 def test_draw_decides(shared_gill: GILL) -> None:

@@ -1,0 +1,1 @@
+"""What the embedded model and the code are measured by."""

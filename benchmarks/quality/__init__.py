@@ -1,0 +1,1 @@
+"""The quality of the embedded model, section by section."""

@@ -1,0 +1,141 @@
+"""The results as a table on the screen, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.quality.rows import Row
+
+_LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "opencv-python-headless")
+_STYLES = {"pass": "green", "miss": "red", "not measured": "yellow"}
+
+NOTES = """\
+Unseen combinations are (noun, colour, place) of the test split, which no training ever shows; held-out
+phrasings are wordings that no training produces. Pictures are marked by the judge, words by
+`nam.world.language.parse`. "noun" is right when exactly the things asked for are there, "colour" when exactly
+the colours asked for are there, "things and their colours" when each thing is in its own colour; an extra thing
+counts as wrong. Shares are pooled over the seeds, with Wilson's 95 % interval; mean IoU has a bootstrap
+interval over pictures. pass and miss go by the measured value.
+"""
+
+
+def circumstances(*, command: str, weights: Path, seeds: Sequence[int], seconds: float) -> dict[str, Any]:
+    """Where, when and by what the rows were measured."""
+    return {
+        "command": command,
+        "weights": weights.name,
+        "commit": _commit(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        "seeds": list(seeds),
+        "seconds": round(seconds),
+    }
+
+
+def print_table(rows: Sequence[Row], console: Console) -> None:
+    """One line per row."""
+    table = Table("measure", "value", "95 % interval", "n", "target", "")
+    for title, group in groupby(rows, key=lambda row: row.section):
+        table.add_section()
+        table.add_row(f"[bold]{title}")
+        for row in group:
+            style = _STYLES.get(row.verdict, "")
+            n = str(row.measure.n) if row.measure else ""
+            shown = row.reason if row.measure is None else row.value_text
+            cells = (f"  {row.spec.name}", shown, row.interval_text, n, row.target_text, row.verdict)
+            table.add_row(*map(escape, cells), style=style)
+    console.print(table)
+
+
+def write_json(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
+    """Every row with its seeds' values."""
+    found = [
+        {
+            "section": row.section,
+            "name": row.spec.name,
+            "unit": row.spec.unit,
+            "value": None if row.measure is None else round(row.measure.value, 4),
+            "low": None if row.measure is None or row.measure.low is None else round(row.measure.low, 4),
+            "high": None if row.measure is None or row.measure.high is None else round(row.measure.high, 4),
+            "n": 0 if row.measure is None else row.measure.n,
+            "seeds": [] if row.measure is None else list(row.measure.seeds),
+            "target": row.spec.target,
+            "at_least": row.spec.at_least,
+            "verdict": row.verdict,
+            "note": row.reason if row.measure is None else row.measure.note,
+        }
+        for row in rows
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**about, "rows": found}, indent=2) + "\n", encoding="utf-8")
+
+
+def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
+    """The table with its circumstances."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    lines = [
+        "# The quality of the embedded model",
+        "",
+        f"Measured by `{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
+        f"seeds {', '.join(map(str, about['seeds']))}; {about['seconds']} s.",
+        "",
+        NOTES,
+        summary(rows),
+        "",
+    ]
+    for title, group in groupby(rows, key=lambda row: row.section):
+        lines += [f"## {title}", "", "| measure | value | 95 % interval | n | target | |", "| --- " * 6 + "|"]
+        for row in group:
+            n = str(row.measure.n) if row.measure else ""
+            note = f" ({row.measure.note})" if row.measure and row.measure.note else ""
+            verdict = f"not measured: {row.reason}" if row.measure is None else row.verdict
+            cells = (row.spec.name + note, row.value_text, row.interval_text, n, row.target_text, verdict)
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many targets are met, and which are not."""
+    wanted = [row for row in rows if row.spec.target is not None]
+    missed = [f"{row.section}: {row.spec.name}" for row in wanted if row.verdict == "miss"]
+    left = sum(row.verdict == "not measured" for row in wanted)
+    text = f"{len(wanted) - len(missed) - left} of {len(wanted)} targets met"
+    text += f", {left} not measured" if left else ""
+    return f"{text}. Missed: {'; '.join(missed)}." if missed else f"{text}."
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[2]
+    try:
+        head = _git(root, "rev-parse", "--short", "HEAD")
+        return f"{head} with changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
