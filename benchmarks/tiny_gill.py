@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     options = _parser().parse_args(given)
     console = Console()
     try:
-        bench, chosen = _bench(options), _chosen(options.only)
+        chosen, bench = _chosen(options.only), _bench(options)
     except NamError as error:
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.quality.bench import ASPECTS, Bench, Match, match, renders_of, rng_for, scenes_of, shares
 from benchmarks.quality.rows import Measure, Section, Spec
-from nam.world.dialogue import HELD_CAPTION
+from nam.world.dialogues import HELD_CAPTION
 from nam.world.language import facts_of, parse
 
 POSES = ("shipped", "free")

@@ -16,7 +16,7 @@ from benchmarks.quality.rows import Measure, Section, Spec
 from nam.mllm.gill import GILL
 from nam.mllm.parts import read_tokenizer
 from nam.mllm.pictures import to_picture
-from nam.world.dialogue import draw_request
+from nam.world.dialogues import draw_request
 from nam.world.language import Facts, canonical_facts, facts_of, parse
 from nam.world.scene import NOUNS
 from nam.world.tokenizer import encode_captions
@@ -118,8 +118,8 @@ def map_to_text_tower(bench: Bench) -> dict[str, Measure]:
             asked, prompts = zip(*requests(group, seed, bench.count), strict=True)
             answers = bench.ask(prompts, draw=False, what="mapper")
             drawing = [i for i, answer in enumerate(answers) if answer.hidden is not None]
-            if not drawing:
-                continue
+            if len({canonical_facts(asked[i]) for i in drawing}) < 2:
+                continue  # one caption alone has no variance to explain
             hidden = torch.stack([h for h in (answers[i].hidden for i in drawing) if h is not None])
             wanted = text_states(bench.mllm, [canonical_facts(asked[i]) for i in drawing])
             with torch.inference_mode():
@@ -141,7 +141,7 @@ def segment_drawn(bench: Bench) -> dict[str, Measure]:
         found = []
         for facts, answer in zip(asked, answers, strict=True):
             noun = NOUNS.index(facts.things[0][0])
-            pixels = np.zeros(1) if answer.image is None else classify(model, np.asarray(answer.image)[None])
+            pixels = np.zeros(1) if answer.image is None else classify(model, np.array(answer.image)[None])
             found.append(answer.image is not None and float((pixels == noun).mean()) >= 0.02)
         per_seed.append(found)
     return {"found": Measure.share(per_seed)}

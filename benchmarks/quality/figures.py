@@ -113,7 +113,7 @@ def write_grid(rows: Sequence[tuple[str, list[Cell]]], path: Path) -> None:
 
 def _draw(bench: Bench, prompts: Sequence[str]) -> list[NDArray[np.uint8] | None]:
     answers = bench.ask(prompts, seed=0, draw="auto", what="figures")
-    return [None if answer.image is None else np.asarray(answer.image) for answer in answers]
+    return [None if answer.image is None else np.array(answer.image) for answer in answers]
 
 
 def _one_riddle_each() -> list[Any]:

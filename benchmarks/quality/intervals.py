@@ -23,7 +23,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     share = right / n
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the bound is exact, which floating point misses by a hair.
+    return 0.0 if right == 0 else centre - half, 1.0 if right == n else centre + half
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

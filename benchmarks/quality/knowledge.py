@@ -14,7 +14,7 @@ from benchmarks.quality.bench import ASPECTS, Bench, match, rng_for, scenes_of, 
 from benchmarks.quality.rows import Measure, Section, Spec
 from nam.mllm.base import MLLM
 from nam.types import Generation
-from nam.world.dialogue import draw_request
+from nam.world.dialogues import draw_request
 from nam.world.facts import FACTS
 from nam.world.knowledge import Riddle, riddles, scene_riddle
 from nam.world.language import facts_of, parse

@@ -25,8 +25,8 @@ NOTES = """\
 Unseen combinations are (noun, colour, place) of the test split, which no training ever shows; held-out
 phrasings are wordings that no training produces. Pictures are marked by the judge, words by
 `nam.world.language.parse`. "noun" is right when exactly the things asked for are there, "colour" when exactly
-the colours asked for are there, "things and their colours" when each thing is in its own colour; an extra thing
-counts as wrong. Shares are pooled over the seeds, with Wilson's 95 % interval; mean IoU has a bootstrap
+the colours asked for are there, "things and their colours" when each thing is in its own colour; an extra
+thing counts as wrong. Shares are pooled over the seeds, with Wilson's 95 % interval; mean IoU has a bootstrap
 interval over pictures. pass and miss go by the measured value.
 """
 
@@ -94,6 +94,12 @@ def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) ->
         NOTES,
         summary(rows),
         "",
+        *(
+            f"* Missed: {row.section}, {row.spec.name}: {row.value_text}, wanted {row.target_text}"
+            for row in rows
+            if row.verdict == "miss"
+        ),
+        "",
     ]
     for title, group in groupby(rows, key=lambda row: row.section):
         lines += [f"## {title}", "", "| measure | value | 95 % interval | n | target | |", "| --- " * 6 + "|"]
@@ -109,13 +115,10 @@ def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) ->
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """How many targets are met, and which are not."""
+    """How many targets are met."""
     wanted = [row for row in rows if row.spec.target is not None]
-    missed = [f"{row.section}: {row.spec.name}" for row in wanted if row.verdict == "miss"]
-    left = sum(row.verdict == "not measured" for row in wanted)
-    text = f"{len(wanted) - len(missed) - left} of {len(wanted)} targets met"
-    text += f", {left} not measured" if left else ""
-    return f"{text}. Missed: {'; '.join(missed)}." if missed else f"{text}."
+    met, missed, left = (sum(row.verdict == v for row in wanted) for v in ("pass", "miss", "not measured"))
+    return f"{met} of {len(wanted)} targets met, {missed} missed, {left} not measured."
 
 
 def _processor() -> str:

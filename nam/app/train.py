@@ -36,6 +36,7 @@ class Settings:
 @command("train")
 def main(cfg: DictConfig) -> dict[str, Metrics]:
     """Train `cfg.part`, or each of `cfg.parts`. Returns the last logged metrics of each part."""
+    _hush()
     jobs = [cfg] if cfg.parts is None else [_compose_part(cfg, part) for part in cfg.parts]
     for job in jobs:
         check_training(job)
@@ -49,7 +50,6 @@ def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
     finished = Path(cfg.run_dir, "metrics.json")
     if skip_finished and finished.is_file():
         return dict(json.loads(finished.read_text()))
-    _hush()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg.part.data)
     module = build(cfg.part.module)
@@ -123,14 +123,19 @@ def _last_checkpoint(cfg: DictConfig) -> str | None:
 
 
 def _hush() -> None:
-    """Keep Lightning's advertisements and remarks about one-epoch data out of the terminal."""
+    """Keep advertisements, loading reports and remarks about frozen or one-epoch parts off the terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    for remark in (
+    remarks = (
         "The number of training batches",
         "Total length of `list`",
         "Checkpoint directory",
-        ".*num_workers",
-    ):
+        "Found .* in eval",
+    )
+    for remark in (*remarks, ".*num_workers"):
         warnings.filterwarnings("ignore", message=remark)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
 

@@ -14,7 +14,7 @@ from nam.data.batches import Batch
 from nam.data.scenes import Draw, to_pixels
 from nam.types import PICTURE_ID
 from nam.world.corpus import sample_text
-from nam.world.dialogue import exchange
+from nam.world.dialogues import exchange
 from nam.world.render import render
 from nam.world.scene import Scene
 from nam.world.tokenizer import encode_captions

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from nam.data.batches import Batch
 from nam.world.labels import presence, segmentation, slots
 from nam.world.language import Facts, canonical_facts, facts_of, leave_out, phrase
 from nam.world.render import render
-from nam.world.scene import Scene, sample_scene
+from nam.world.scene import SPLITS, Scene, sample_scene
 from nam.world.tokenizer import build_tokenizer, encode_captions
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
     from transformers import PreTrainedTokenizerFast
 
 
@@ -137,16 +137,23 @@ class CaptionedPictures:
 class CaptionedLatents:
     """latents (B, C, h, w), raw, and input_ids and attention_mask (B, 16) of a caption each.
 
-    Pictures are drawn and encoded once, into a bank of `bank` of them per split (train; val: a tenth), made when first
-    needed; their captions are phrased anew each time. weights_dir: holds the trained `vae` and `clip`.
+    There are `bank` pictures per split, each drawn and encoded when it is first chosen; their captions are phrased
+    anew each time. weights_dir: holds the trained `vae` and `clip`. canonical, omit: see CaptionedPictures.
     """
 
     def __init__(
-        self, *, draw: Draw, weights_dir: str, bank: int = 40_000, canonical: float = 0.6, omit: float = 0.2, seed: int = 0
+        self,
+        *,
+        draw: Draw,
+        weights_dir: str,
+        bank: int = 40_000,
+        canonical: float = 0.7,
+        omit: float = 0.2,
+        seed: int = 0,
     ) -> None:
         self.draw, self.bank, self.canonical, self.omit, self.seed = draw, bank, canonical, omit, seed
         self.folder = Path(weights_dir)
-        self._banks: dict[str, tuple[Tensor, list[Facts]]] = {}
+        self._banks: dict[str, dict[int, tuple[Tensor, Facts]]] = {split: {} for split in SPLITS}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -154,28 +161,38 @@ class CaptionedLatents:
 
         return AutoTokenizer.from_pretrained(self.folder / "clip")
 
-    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
-        if split not in self._banks:
-            self._banks[split] = self._fill(self.bank if split == "train" else max(1, self.bank // 10), split)
-        latents, facts = self._banks[split]
-        chosen = rng.integers(len(facts), size=n).tolist()
-        texts = [say(facts[i], rng, canonical=self.canonical, omit=self.omit)[1] for i in chosen]
-        input_ids, attention_mask = encode_captions(self.tokenizer, texts)
-        return {"latents": latents[chosen].float(), "input_ids": input_ids, "attention_mask": attention_mask}
-
-    @torch.no_grad()
-    def _fill(self, count: int, split: str) -> tuple[Tensor, list[Facts]]:
+    @cached_property
+    def vae(self) -> AutoencoderTiny:
         from diffusers import AutoencoderTiny
 
-        vae = AutoencoderTiny.from_pretrained(self.folder / "vae").float().eval()
-        rng = np.random.default_rng([self.seed, len(split)])
-        latents, facts = [], []
-        for start in track(range(0, count, 250), description=f"encoding {split} pictures"):
-            scenes = self.draw.scenes(rng, min(250, count - start), split)
-            pixels = to_pixels(np.stack([render(scene, rng=rng).image for scene in scenes]))
-            latents.append(vae.encode(pixels).latents.half())
-            facts += [facts_of(scene) for scene in scenes]
-        return torch.cat(latents), facts
+        return AutoencoderTiny.from_pretrained(self.folder / "vae", low_cpu_mem_usage=False).float().eval()
+
+    def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
+        bank = self._banks[split]
+        chosen = rng.integers(self.bank, size=n).tolist()
+        missing = [i for i in dict.fromkeys(chosen) if i not in bank]
+        if missing:
+            bank.update(zip(missing, self._encode(missing, split), strict=True))
+        latents, facts = zip(*(bank[i] for i in chosen), strict=True)
+        texts = [say(f, rng, canonical=self.canonical, omit=self.omit)[1] for f in facts]
+        input_ids, attention_mask = encode_captions(self.tokenizer, texts)
+        return {
+            "latents": torch.stack(latents).float(),
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+        }
+
+    @torch.no_grad()
+    def _encode(self, numbers: list[int], split: str) -> list[tuple[Tensor, Facts]]:
+        """Latent (C, h, w), in half precision to save memory, and facts of pictures by their number."""
+        images, facts = [], []
+        for number in numbers:
+            rng = np.random.default_rng([self.seed, SPLITS.index(split), number])
+            scene = self.draw.scenes(rng, 1, split)[0]
+            images.append(render(scene, rng=rng).image)
+            facts.append(facts_of(scene))
+        latents = self.vae.encode(to_pixels(np.stack(images))).latents.half()
+        return list(zip(latents.unbind(), facts, strict=True))
 
 
 def say(facts: Facts, rng: np.random.Generator, *, canonical: float, omit: float) -> tuple[Facts, str]:

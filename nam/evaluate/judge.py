@@ -150,7 +150,7 @@ def as_array(images: Pictures) -> NDArray[np.uint8]:
             f"expected uint8 pictures of shape (B, {SIDE}, {SIDE}, 3) to judge, "
             f"got {array.dtype} of shape {array.shape}"
         )
-    return array
+    return np.require(array, requirements=["C", "W"])  # torch warns of what it cannot write to
 
 
 def _stack(images: Sequence[Image.Image]) -> NDArray[np.uint8]:

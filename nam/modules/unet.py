@@ -31,7 +31,7 @@ class UNetPart(Part):
         scheduler: dict[str, Any],
         weights_dir: str,
         drop_caption: float = 0.1,
-        statistics_samples: int = 2048,
+        statistics_samples: int = 1024,
         **optimiser: Any,
     ) -> None:
         super().__init__(**optimiser)

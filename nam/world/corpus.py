@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from nam.world import knowledge
-from nam.world.dialogue import draw_request, exchange, told
+from nam.world.dialogues import draw_request, exchange, told
 from nam.world.facts import FACTS
 from nam.world.language import canonical, facts_of, keywords, leave_out
 from nam.world.phrasings import HELD_SCENE_RIDDLES, SCENE_RIDDLES, Pair

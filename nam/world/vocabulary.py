@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from nam.world import dialogue, facts, language, phrasings, templates, words
+from nam.world import dialogues, facts, language, phrasings, templates, words
 from nam.world.scene import COLOURS, NOUNS, PLACES
 
 
@@ -13,7 +13,7 @@ from nam.world.scene import COLOURS, NOUNS, PLACES
 def vocabulary() -> tuple[str, ...]:
     """The words and punctuation marks that captions, dialogue and knowledge can contain, sorted."""
     tables: list[Any] = [NOUNS, COLOURS, PLACES, "a an and no thing things"]
-    for module in (words, templates, language, dialogue, facts, phrasings):
+    for module in (words, templates, language, dialogues, facts, phrasings):
         tables += [value for name, value in vars(module).items() if name.isupper()]
     texts: set[str] = set()
     for table in tables:

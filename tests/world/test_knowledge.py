@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from nam.world import corpus, dialogue, facts, knowledge, phrasings
+from nam.world import corpus, dialogues, facts, knowledge, phrasings
 from nam.world.language import Facts, parse
 from nam.world.scene import NOUNS
 from nam.world.vocabulary import vocabulary
@@ -22,7 +22,7 @@ def rng() -> np.random.Generator:
 
 def test_held_out_tables_use_trained_words_only() -> None:
     """Also: no template is in both a training table and its held-out one."""
-    for module in (dialogue, phrasings):
+    for module in (dialogues, phrasings):
         for name, held in vars(module).items():
             if name.startswith("HELD_"):
                 assert not set(held) & set(getattr(module, name.removeprefix("HELD_"))), name

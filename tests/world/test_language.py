@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nam.world import dialogue, language, templates
+from nam.world import dialogues, language, templates
 from nam.world.language import Facts, canonical, canonical_facts, captions, facts_of, keywords, parse
 from nam.world.scene import COLOURS, NOUNS, PLACES, Scene, Thing, sample_scene
 from nam.world.vocabulary import vocabulary
@@ -68,7 +68,7 @@ def test_every_combination_is_read_back() -> None:
 @pytest.mark.parametrize("held_out", [False, True])
 def test_requests_to_draw_are_read_back(rng: np.random.Generator, held_out: bool) -> None:
     for said in all_facts(rng, 1000):
-        request = dialogue.draw_request(said, rng, held_out=held_out)
+        request = dialogues.draw_request(said, rng, held_out=held_out)
         assert parse(request.prompt) == said, request.prompt
         assert request.answer == f"here is {canonical_facts(said)} :"
 
@@ -114,12 +114,12 @@ def test_omission_leaves_out_only_what_it_may(rng: np.random.Generator) -> None:
     assert {(None, "red", "blue"), ("night", None, None), (None, None, None), ("night", "red", None)} <= seen
 
 
-@pytest.mark.parametrize("kind", dialogue.KINDS)
+@pytest.mark.parametrize("kind", dialogues.KINDS)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_exchanges(rng: np.random.Generator, kind: str, held_out: bool) -> None:
     for _ in range(200):
         scene = sample_scene(rng, two_things=0.5)
-        found = dialogue.exchange(scene, rng, kind=kind, held_out=held_out)
+        found = dialogues.exchange(scene, rng, kind=kind, held_out=held_out)
         assert found.kind == kind
         assert found.needs_picture == (kind != "draw")
         assert found.draws == (kind in ("draw", "same")) == found.answer.endswith(":")
@@ -138,9 +138,9 @@ def test_exchanges(rng: np.random.Generator, kind: str, held_out: bool) -> None:
 
 
 def test_dialogue_is_the_exchange(rng: np.random.Generator) -> None:
-    found = dialogue.exchange(HORSE, np.random.default_rng(5))
-    assert dialogue.dialogue(HORSE, np.random.default_rng(5)) == (found.prompt, found.answer)
-    kinds = Counter(dialogue.exchange(HORSE, rng).kind for _ in range(600))
-    assert set(kinds) == set(dialogue.KINDS)
+    found = dialogues.exchange(HORSE, np.random.default_rng(5))
+    assert dialogues.dialogue(HORSE, np.random.default_rng(5)) == (found.prompt, found.answer)
+    kinds = Counter(dialogues.exchange(HORSE, rng).kind for _ in range(600))
+    assert set(kinds) == set(dialogues.KINDS)
     with pytest.raises(ValueError, match="unknown kind 'sing': expected one of draw, what"):
-        dialogue.exchange(HORSE, rng, kind="sing")
+        dialogues.exchange(HORSE, rng, kind="sing")

@@ -84,3 +84,9 @@ def test_clip_reads_the_end_token(tokenizer) -> None:
     long_ids, long_mask = encode_captions(tokenizer, ["a red horse " * 20], length=16)
     assert long_ids[0, -1] == end
     assert long_mask.sum() == 16
+
+
+def test_vocabulary_holds_the_words_of_every_table() -> None:
+    """A table that is not gathered would silently turn its words into <unk>."""
+    assert {"this", "kitten", "meow", "beside", "bigger", "horses", ":"} <= set(vocabulary())
+    assert len(vocabulary()) == 349
