@@ -16,9 +16,11 @@ MakeBatch = Callable[[np.random.Generator, int, str], Batch]
 
 
 class NumberedBatches(Dataset[Batch]):
-    """Batch `i` follows from (seed, rank, start + i) alone: nothing is stored and a resumed run goes on with new ones."""
+    """Batch `i` follows from (seed, start + i) alone: nothing is stored, and a resumed run draws new ones."""
 
-    def __init__(self, make: MakeBatch, *, size: int, count: int, split: str, seed: tuple[int, ...], start: int = 0):
+    def __init__(
+        self, make: MakeBatch, *, size: int, count: int, split: str, seed: tuple[int, ...], start: int = 0
+    ):
         self.make, self.size, self.count = make, size, count
         self.split, self.seed, self.start = split, seed, start
 
@@ -30,6 +32,17 @@ class NumberedBatches(Dataset[Batch]):
             raise IndexError(index)
         rng = np.random.default_rng([*self.seed, self.start + index])
         return self.make(rng, self.size, self.split)
+
+
+class StatelessLoader(DataLoader[Batch]):
+    """A loader that needs no state to be resumed: where it goes on follows from the trainer's step. The two
+    methods tell Lightning so."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 class PartData(L.LightningDataModule):
@@ -58,12 +71,14 @@ class PartData(L.LightningDataModule):
             seed=(self.seed, trainer.global_rank),
             start=trainer.global_step * trainer.accumulate_grad_batches,
         )
-        return DataLoader(batches, batch_size=None, num_workers=self.num_workers)
+        return StatelessLoader(batches, batch_size=None, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if not self.val_batches:
             return []
         # a seed of its own length, so that no validation batch is a training batch
         seed = (self.seed, 0, 1)
-        batches = NumberedBatches(self.make, size=self.batch_size, count=self.val_batches, split="val", seed=seed)
+        batches = NumberedBatches(
+            self.make, size=self.batch_size, count=self.val_batches, split="val", seed=seed
+        )
         return DataLoader(batches, batch_size=None)

@@ -12,6 +12,7 @@ import torch
 
 from nam.data.batches import Batch
 from nam.data.scenes import Draw, to_pixels
+from nam.mllm.parts import read_tokenizer
 from nam.types import PICTURE_ID
 from nam.world.corpus import sample_text
 from nam.world.dialogues import exchange
@@ -30,9 +31,10 @@ _SEEN = ("what", "caption", "caption", "same", "same", "colour", "where")
 class GlueSamples:
     """Dialogues, `seen` of them about a picture.
 
-    A batch: input_ids, attention_mask, answer_mask (B, T), padded on the left, PICTURE_ID at the places of the visual
-    tokens; pixels (P, 3, 64, 64) of the rows that see a picture; draws (B,), whether a picture is answered;
-    caption_ids, caption_mask (D, 16) of what the D answered pictures show. `weights_dir` holds language_model and clip.
+    A batch: input_ids, attention_mask, answer_mask (B, T), padded on the left, PICTURE_ID at the places of
+    the visual tokens; pixels (P, 3, 64, 64) of the rows that see a picture; draws (B,), whether a picture is
+    answered; caption_ids, caption_mask (D, 16) of what the D answered pictures show.
+    `weights_dir` holds language_model and clip.
 
     In rows that draw, the answer is followed by img_tokens places, of which the first is to be predicted.
     """
@@ -45,15 +47,11 @@ class GlueSamples:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(Path(self.weights_dir) / "language_model")
+        return read_tokenizer(Path(self.weights_dir) / "language_model")
 
     @cached_property
     def clip_tokenizer(self) -> PreTrainedTokenizerFast:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(Path(self.weights_dir) / "clip")
+        return read_tokenizer(Path(self.weights_dir) / "clip")
 
     def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
         count = round(self.seen * n)
@@ -97,7 +95,11 @@ class GlueSamples:
             answer_mask[row, -len(after) :] = True
             if draws[row]:  # only the first [IMG] token is predicted, the others follow by themselves
                 answer_mask[row, -self.img_tokens + 1 :] = False
-        shown = [answer.removeprefix("here is ").removesuffix(" :") for (_, answer), d in zip(pairs, draws, strict=True) if d]
+        shown = [
+            answer.removeprefix("here is ").removesuffix(" :")
+            for (_, answer), d in zip(pairs, draws, strict=True)
+            if d
+        ]
         caption_ids, caption_mask = encode_captions(self.clip_tokenizer, shown)
         return {
             "input_ids": ids,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nam.data.batches import Batch
+from nam.mllm.parts import freeze, read_pretrained, read_tokenizer
 from nam.world.labels import presence, segmentation, slots
 from nam.world.language import Facts, canonical_facts, facts_of, leave_out, phrase
 from nam.world.render import render
@@ -20,7 +21,6 @@ from nam.world.scene import SPLITS, Scene, sample_scene
 from nam.world.tokenizer import build_tokenizer, encode_captions
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny
     from transformers import PreTrainedTokenizerFast
 
 
@@ -79,9 +79,9 @@ class LabelledPictures:
     def _augment(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         import cv2
 
-        out = image.astype(np.float32)
+        out: NDArray[Any] = image.astype(np.float32)
         if self.blur and rng.random() < 0.5:
-            out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.2, self.blur)), dtype=np.float32)
+            out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.2, self.blur))
         gain, lift = 1 + rng.uniform(-self.shade, self.shade), 255 * rng.uniform(-self.shade, self.shade) / 2
         out = out * gain + lift + rng.normal(0, 255 * rng.uniform(0, self.noise) + 1e-6, out.shape)
         return np.clip(out, 0, 255).astype(np.uint8)
@@ -137,8 +137,9 @@ class CaptionedPictures:
 class CaptionedLatents:
     """latents (B, C, h, w), raw, and input_ids and attention_mask (B, 16) of a caption each.
 
-    There are `bank` pictures per split, each drawn and encoded when it is first chosen; their captions are phrased
-    anew each time. weights_dir: holds the trained `vae` and `clip`. canonical, omit: see CaptionedPictures.
+    There are `bank` pictures per split, each drawn and encoded when it is first chosen; their captions are
+    phrased anew each time. weights_dir: holds the trained `vae` and `clip`. canonical, omit: see
+    CaptionedPictures.
     """
 
     def __init__(
@@ -157,15 +158,13 @@ class CaptionedLatents:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.folder / "clip")
+        return read_tokenizer(self.folder / "clip")
 
     @cached_property
-    def vae(self) -> AutoencoderTiny:
+    def vae(self) -> Any:
         from diffusers import AutoencoderTiny
 
-        return AutoencoderTiny.from_pretrained(self.folder / "vae", low_cpu_mem_usage=False).float().eval()
+        return freeze(read_pretrained(AutoencoderTiny, self.folder / "vae", torch.float32))
 
     def __call__(self, rng: np.random.Generator, n: int, split: str) -> Batch:
         bank = self._banks[split]

@@ -23,8 +23,9 @@ _POOL = 8  # batches drawn at once, so that one batch can hold texts of like len
 class Texts:
     """input_ids, attention_mask, answer_mask (B, T) and prompted (B,): whether a prompt precedes the answer.
 
-    A text is </s>, prompt, answer, </s>, padded on the right. answer_mask covers the answer and the last </s>.
-    The val split is of training phrasings on scenes never trained on; held_out asks for phrasings never trained on.
+    A text is </s>, prompt, answer, </s>, padded on the right; answer_mask covers the answer and the last
+    </s>. The val split is of training phrasings on scenes never trained on; held_out asks for phrasings never
+    trained on.
     """
 
     held_out: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ class AutoencoderPart(Part):
         super().__init__(**optimiser)
         from diffusers import AutoencoderTiny
 
-        self.vae = AutoencoderTiny(**model).to(memory_format=torch.channels_last)
+        self.vae = cast(Any, AutoencoderTiny(**model))
+        self.vae.to(memory_format=torch.channels_last)
         initialise(self.vae)
         self.edge_weight = edge_weight
 
@@ -31,7 +32,9 @@ class AutoencoderPart(Part):
         pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)
         out = self.vae(pixels).sample
         squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
-        edges = F.l1_loss(out.diff(dim=2), pixels.diff(dim=2)) + F.l1_loss(out.diff(dim=3), pixels.diff(dim=3))
+        edges = F.l1_loss(out.diff(dim=2), pixels.diff(dim=2)) + F.l1_loss(
+            out.diff(dim=3), pixels.diff(dim=3)
+        )
         psnr = 10 * torch.log10(4 / F.mse_loss(out.detach().clamp(-1, 1), pixels))  # the range is 2 wide
         return {"loss": squared + self.edge_weight * (absolute + edges), "l1": absolute, "psnr_db": psnr}
 
@@ -39,7 +42,7 @@ class AutoencoderPart(Part):
         save_half(self.vae, folder / "vae")
 
 
-def initialise(vae: nn.Module, *, residual: float = 0.1) -> None:
+def initialise(vae: Any, *, residual: float = 0.1) -> None:
     """He initialisation with small residual branches.
 
     AutoencoderTiny has no normalisation, and with PyTorch's default its signal fades from layer to layer:

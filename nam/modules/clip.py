@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nam.modules.part import Part, save_half
 from nam.world.labels import IGNORE, SLOTS
 from nam.world.scene import NOUNS, PLACES
-from nam.world.tokenizer import build_tokenizer
+from nam.world.tokenizer import TEXT_END, TEXT_START, build_tokenizer
 
 
 class ClipPart(Part):
@@ -34,12 +34,16 @@ class ClipPart(Part):
         from transformers import CLIPConfig, CLIPModel
 
         tokenizer = build_tokenizer()
-        start, end = tokenizer.convert_tokens_to_ids(["<|startoftext|>", "<|endoftext|>"])
-        special = dict(
-            vocab_size=len(tokenizer), bos_token_id=start, eos_token_id=end, pad_token_id=tokenizer.pad_token_id
+        special = {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.convert_tokens_to_ids(TEXT_START),
+            "eos_token_id": tokenizer.convert_tokens_to_ids(TEXT_END),
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        config: Any = CLIPConfig(
+            text_config={**text, **special}, vision_config=vision, projection_dim=projection_dim
         )
-        config = CLIPConfig(text_config={**text, **special}, vision_config=vision, projection_dim=projection_dim)
-        self.clip = CLIPModel(config)
+        self.clip: Any = CLIPModel(config)
         classes = sum(n for _, n in SLOTS)
         self.picture_facts = nn.Linear(config.vision_config.hidden_size, classes)
         self.caption_facts = nn.Linear(config.text_config.hidden_size, classes)

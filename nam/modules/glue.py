@@ -9,15 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nam.modules.part import Part, freeze
+from nam.mllm.config import GillConfig
+from nam.mllm.decode import last_hidden
+from nam.mllm.gill_folder import read_gill, write_gill
+from nam.mllm.parts import freeze, read_pretrained
+from nam.modules.part import Part
 
 
 class GluePart(Part):
     """Trains what GILL trains (Koh et al. 2023): the linear to the visual tokens, the [IMG] rows of the
     embedding, the mapper; the language model and both CLIP towers stay frozen.
 
-    Losses: the likelihood of the answer and of [IMG0] (when to draw), and the squared error of the mapper to the
-    text tower's states for the caption of what is to be drawn, over the states' variance (1 - R2).
+    Losses: the likelihood of the answer and of [IMG0] (when to draw), and the squared error of the mapper to
+    the text tower's states for the caption of what is to be drawn, over the states' variance (1 - R2).
 
     weights_dir: holds language_model and clip. model: GillConfig's fields.
     """
@@ -26,12 +30,9 @@ class GluePart(Part):
         super().__init__(**optimiser)
         from transformers import CLIPTextModel
 
-        from nam.mllm.config import GillConfig
-        from nam.mllm.gill_folder import read_gill
-
         self.gill = read_gill(folder=weights_dir, glue="new", config=GillConfig(**model))
         self.gill.vision.get("vision", like=self.gill.visual_embeddings.weight)
-        self.text = freeze(CLIPTextModel.from_pretrained(Path(weights_dir) / "clip", dtype=torch.float32))
+        self.text: Any = freeze(read_pretrained(CLIPTextModel, Path(weights_dir) / "clip", torch.float32))
         words = self.gill.language_model.get_input_embeddings().weight[: -len(self.gill.codec.img_ids)]
         self.img_rows = nn.Parameter(self.gill.img_embeds().normal_(words.mean(), words.std()))
         self.gill.visual_embeddings.requires_grad_(True)
@@ -61,14 +62,14 @@ class GluePart(Part):
 
     def hidden(self, batch: dict[str, Tensor]) -> Tensor:
         """Last hidden states (B, T, H), the [IMG] rows in training put in place of the model's own."""
-        from nam.mllm.decode import last_hidden
-
         pixels = batch["pixels"] if len(batch["pixels"]) else None
         embeds, mask, positions = self.gill.embed_prompt(batch["input_ids"], batch["attention_mask"], pixels)
         first = self.gill.codec.img_ids[0]
         is_img = batch["input_ids"] >= first
         rows = self.img_rows[(batch["input_ids"] - first).clamp(min=0)]
-        return last_hidden(self.gill.language_model, torch.where(is_img[..., None], rows, embeds), mask, positions)
+        return last_hidden(
+            self.gill.language_model, torch.where(is_img[..., None], rows, embeds), mask, positions
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, vocabulary) of hidden states (N, H), with the [IMG] rows in training."""
@@ -82,8 +83,8 @@ class GluePart(Part):
         return self
 
     def export(self, folder: Path) -> None:
-        from nam.mllm.gill_folder import write_gill
-
         with torch.no_grad():
-            self.gill.language_model.get_input_embeddings().weight[list(self.gill.codec.img_ids)] = self.img_rows
+            self.gill.language_model.get_input_embeddings().weight[list(self.gill.codec.img_ids)] = (
+                self.img_rows
+            )
         write_gill(self.gill, folder)

@@ -25,7 +25,7 @@ class JudgePart(Part):
         from transformers import ResNetConfig, ResNetForImageClassification
 
         labels = len(NOUNS) * CLASSES_PER_NOUN + len(PLACES)
-        self.model = ResNetForImageClassification(ResNetConfig(**model, num_labels=labels))
+        self.model = ResNetForImageClassification(ResNetConfig(**{**model, "num_labels": labels}))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         presence, place = split_logits(self.model(pixel_values=batch["pixels"]).logits)

@@ -25,7 +25,9 @@ class LanguagePart(Part):
         from transformers import OPTConfig, OPTForCausalLM
 
         self.tokenizer = build_tokenizer()
-        ids = {name: getattr(self.tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        ids = {
+            name: getattr(self.tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+        }
         self.model = OPTForCausalLM(OPTConfig(**model, **ids, vocab_size=len(self.tokenizer)))
         self.prompt_weight = prompt_weight
 

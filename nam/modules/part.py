@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Part(L.LightningModule):
@@ -22,7 +23,13 @@ class Part(L.LightningModule):
     """
 
     def __init__(
-        self, *, lr: float, weight_decay: float = 0.01, warmup: int = 200, decay: float = 0.3, beta2: float = 0.99
+        self,
+        *,
+        lr: float,
+        weight_decay: float = 0.01,
+        warmup: int = 200,
+        decay: float = 0.3,
+        beta2: float = 0.99,
     ) -> None:
         super().__init__()
         self.lr, self.weight_decay, self.beta2 = lr, weight_decay, beta2
@@ -69,15 +76,8 @@ def save_half(model: Any, folder: Path) -> None:
 
     Floating-point buffers (batch-norm statistics) go along. Raises ValueError where half precision overflows.
     """
-    import copy
-
     half = copy.deepcopy(model).to("cpu").half()
     bad = [name for name, tensor in half.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
         raise ValueError(f"not finite in half precision, not exported: {', '.join(bad)}")
     half.save_pretrained(folder, safe_serialization=True)
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients."""
-    return module.requires_grad_(False).eval()

@@ -32,7 +32,10 @@ class SegmenterPart(Part):
         logits = self.model(pixel_values=batch["pixels"]).logits
         logits = F.interpolate(logits, size=classes.shape[-2:], mode="bilinear", align_corners=False)
         loss = F.cross_entropy(logits, classes)
-        return {"loss": loss, "mean_iou": mean_iou(logits.argmax(1), classes, classes=len(NOUNS) + len(PLACES))}
+        return {
+            "loss": loss,
+            "mean_iou": mean_iou(logits.argmax(1), classes, classes=len(NOUNS) + len(PLACES)),
+        }
 
     def export(self, folder: Path) -> None:
         save_half(self.model, folder / "segmenter")

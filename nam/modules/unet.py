@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nam.modules.part import Part, freeze, save_half
+from nam.mllm.parts import freeze, read_pretrained, read_tokenizer
+from nam.modules.part import Part, save_half
 from nam.world.tokenizer import encode_captions
 
 
 class UNetPart(Part):
     """Trains diffusers' UNet2DConditionModel with v-prediction and classifier-free guidance.
 
-    model, scheduler: arguments of UNet2DConditionModel and DPMSolverMultistepScheduler. weights_dir: holds the
-    trained `clip`, frozen here. drop_caption: share of samples whose caption is replaced by the empty one.
+    model, scheduler: arguments of UNet2DConditionModel and DPMSolverMultistepScheduler. weights_dir: holds
+    the trained `clip`, frozen here. drop_caption: share of samples whose caption is made the empty one.
 
     Batches hold raw latents (B, C, h, w) and a caption's input_ids and attention_mask (B, 16). Latents are
     normalised per channel by the statistics of `statistics_samples` samples, saved with the weights.
     """
+
+    alphas: Tensor
+    empty_ids: Tensor
+    empty_mask: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(
         self,
@@ -36,14 +43,14 @@ class UNetPart(Part):
     ) -> None:
         super().__init__(**optimiser)
         from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
-        from transformers import AutoTokenizer, CLIPTextModel
+        from transformers import CLIPTextModel
 
         folder = Path(weights_dir) / "clip"
-        self.text = freeze(CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
-        self.unet = UNet2DConditionModel(**model)
-        self.scheduler = DPMSolverMultistepScheduler(**scheduler)
+        self.text: Any = freeze(read_pretrained(CLIPTextModel, folder, torch.float32))
+        self.unet = cast(Any, UNet2DConditionModel(**model))
+        self.scheduler = cast(Any, DPMSolverMultistepScheduler(**scheduler))
         self.drop_caption, self.statistics_samples = drop_caption, statistics_samples
-        ids, mask = encode_captions(AutoTokenizer.from_pretrained(folder), [""])
+        ids, mask = encode_captions(read_tokenizer(folder), [""])
         channels = self.unet.config["in_channels"]
         self.register_buffer("alphas", self.scheduler.alphas_cumprod.float())
         self.register_buffer("empty_ids", ids)
@@ -70,7 +77,10 @@ class UNetPart(Part):
         states = self.condition(batch["input_ids"], batch["attention_mask"])
         time = torch.randint(len(self.alphas), (len(latents),), device=latents.device)
         noise = torch.randn_like(latents)
-        signal, sigma = self.alphas[time].sqrt()[:, None, None, None], (1 - self.alphas[time]).sqrt()[:, None, None, None]
+        signal, sigma = (
+            self.alphas[time].sqrt()[:, None, None, None],
+            (1 - self.alphas[time]).sqrt()[:, None, None, None],
+        )
         velocity = signal * noise - sigma * latents  # Salimans & Ho 2022
         out = self.unet(signal * latents + sigma * noise, time, encoder_hidden_states=states).sample
         error = (out - velocity).square().mean(dim=(1, 2, 3))
@@ -78,7 +88,7 @@ class UNetPart(Part):
         return {"loss": error.mean(), "early": error[early].mean() if early.any() else error.mean()}
 
     def condition(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text states (B, 16, E) of captions; in training a share of them is replaced by the empty caption."""
+        """Text states (B, 16, E) of captions; in training a share of them is made the empty caption."""
         if self.training:
             drop = torch.rand(len(input_ids), 1, device=input_ids.device) < self.drop_caption
             input_ids = torch.where(drop, self.empty_ids, input_ids)

@@ -48,7 +48,9 @@ def _arc(cx: float, cy: float, rx: float, ry: float, start: float, stop: float, 
     return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], axis=1)
 
 
-def _ellipse(role: str, cx: float, cy: float, rx: float, ry: float | None = None, *, line: bool = True) -> Shape:
+def _ellipse(
+    role: str, cx: float, cy: float, rx: float, ry: float | None = None, *, line: bool = True
+) -> Shape:
     return Shape(_arc(cx, cy, rx, rx if ry is None else ry, 0, 345, 24), role, line)
 
 

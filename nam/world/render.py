@@ -45,7 +45,7 @@ def render(scene: Scene, size: int = 64, rng: np.random.Generator | None = None)
         rng = np.random.default_rng(zlib.crc32(repr(scene).encode()))
     side = size * _SUPER
     canvas = _background(scene.place, side, rng)
-    masks = []
+    masks: list[Image] = []
     for thing in scene.things:
         mask = np.zeros((side, side), dtype=np.uint8)
         _draw_thing(canvas, mask, thing, rng)
@@ -125,7 +125,9 @@ def _background(place: str, side: int, rng: np.random.Generator) -> Image:
     sky, ground = _GROUNDS[place]
     canvas = np.empty((side, side, 3), dtype=np.uint8)
     canvas[:] = _clip(np.array(sky) * rng.uniform(0.96, 1.04))
-    horizon = round(side * rng.uniform(0.60, 0.70)) if place != "night" else round(side * rng.uniform(0.78, 0.84))
+    horizon = (
+        round(side * rng.uniform(0.60, 0.70)) if place != "night" else round(side * rng.uniform(0.78, 0.84))
+    )
     if ground is not None:
         canvas[horizon:] = _clip(np.array(ground) * rng.uniform(0.96, 1.04))
     _DETAILS[place](canvas, horizon, rng)

@@ -30,7 +30,8 @@ def test_ranks_and_splits_draw_different_batches() -> None:
         NumberedBatches(Pictures(DRAW), size=2, count=1, split="train", seed=seed)[0]["pixels"]
         for seed in ((0, 0), (0, 1), (0, 0, 1))
     ]
-    assert not torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], batches[2])
 
 
 def test_data_module_counts_on_from_a_resumed_step() -> None:
@@ -47,7 +48,9 @@ def test_captions_say_what_the_labels_say() -> None:
     make = CaptionedPictures(DRAW, canonical=0.5, omit=0.5)
     batch = make(np.random.default_rng(0), 64, "val")
     tokenizer = Texts().tokenizer
-    for ids, said, seen in zip(batch["input_ids"], batch["caption_slots"], batch["picture_slots"], strict=True):
+    for ids, said, seen in zip(
+        batch["input_ids"], batch["caption_slots"], batch["picture_slots"], strict=True
+    ):
         facts = parse(tokenizer.decode(ids, skip_special_tokens=True))
         assert slots(facts).tolist() == said.tolist()
         stated = said >= 0
@@ -59,7 +62,8 @@ def test_labels_fit_the_pictures_after_augmentation() -> None:
     rng, again = np.random.default_rng(4), np.random.default_rng(4)
     plain = LabelledPictures(DRAW)(rng, 8, "train")
     noisy = LabelledPictures(DRAW, noise=0.1, blur=1.0, shade=0.2)(again, 8, "train")
-    assert torch.equal(plain["place"], noisy["place"]) and torch.equal(plain["presence"], noisy["presence"])
+    assert torch.equal(plain["place"], noisy["place"])
+    assert torch.equal(plain["presence"], noisy["presence"])
     assert not torch.equal(plain["pixels"], noisy["pixels"])
     assert noisy["pixels"].abs().max() <= 1
 
@@ -67,12 +71,15 @@ def test_labels_fit_the_pictures_after_augmentation() -> None:
 def test_segmentation_names_every_pixel() -> None:
     batch = SegmentedPictures(DRAW)(np.random.default_rng(0), 4, "train")
     assert batch["classes"].shape == (4, 64, 64)
-    assert 0 <= batch["classes"].min() and batch["classes"].max() < 19
+    assert batch["classes"].min() >= 0
+    assert batch["classes"].max() < 19
 
 
 def test_texts_mark_the_answer_and_its_end() -> None:
     make = Texts()
-    batch = make.encode([Text("draw a cat .", "here is a cat :", "draw"), Text("", "a cat is an animal .", "fact")])
+    batch = make.encode(
+        [Text("draw a cat .", "here is a cat :", "draw"), Text("", "a cat is an animal .", "fact")]
+    )
     ids, answer = batch["input_ids"], batch["answer_mask"]
     decoded = [make.tokenizer.decode(row[mask]) for row, mask in zip(ids, answer, strict=True)]
     assert decoded == ["here is a cat : </s>", "a cat is an animal . </s>"]

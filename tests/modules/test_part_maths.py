@@ -15,7 +15,9 @@ from nam.world.labels import IGNORE, SLOTS
 
 
 def test_rate_rises_stays_and_falls() -> None:
-    part = JudgePart(model={"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}, lr=1.0, warmup=10, decay=0.5)
+    part = JudgePart(
+        model={"embedding_size": 8, "hidden_sizes": [8], "depths": [1]}, lr=1.0, warmup=10, decay=0.5
+    )
     assert part.rate(0, 100) == pytest.approx(0.1)
     assert part.rate(9, 100) == part.rate(49, 100) == 1.0
     assert part.rate(75, 100) == pytest.approx(0.5)
