@@ -27,6 +27,14 @@ class ModelError(NamError):
     """A model that cannot be used: missing weights, an unexpected layout, a site that does not exist."""
 
 
+class TargetError(InputError):
+    """Nothing to attribute: the concept is not in the answer, cannot be spelled, or was not drawn."""
+
+
+class ScoreError(NamError):
+    """Scores that mean nothing: NaN or infinity in an activation or in a score."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint for a wrong name: "did you mean 'x'?" when one of `choices` is close, else the choices.
 

@@ -22,6 +22,9 @@ PICTURE_ID = -1
 #: Why decoding ended: end token, the length allowed, or the model announced a picture.
 Finish = Literal["stop", "length", "img"]
 
+#: What a neuron is held responsible for: a word that was said, or a thing that was drawn.
+Modality = Literal["text", "image"]
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -198,3 +201,54 @@ class NeuronSet:
         for neuron in self.neurons:
             units.setdefault(neuron.layer, []).append(neuron.unit)
         return {layer: tuple(found) for layer, found in units.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is attributed, as one direction per position, in the space AFTER the language model's final norm.
+
+    Attributes:
+        modality: Whether a word or a picture.
+        positions: Ascending positions in `Generation.token_ids` whose forward pass matters: P of them.
+        directions: (P, H) float32 (float64 for such a model). Text: the unembedding row of the token that is
+            produced next. Image: the relevance R of each [IMG] position.
+        token_ids: Text: the token produced at each position, (P,). Image: ().
+        signed: Whether the directions are gradients (or unembedding rows) rather than the paper's R in (0, 1).
+        form_ids: Text: tokens that count as the concept when a neuron's first word is looked at: every form
+            that is one token, and the tokens produced.
+    """
+
+    modality: Modality
+    positions: tuple[int, ...]
+    directions: Tensor
+    token_ids: tuple[int, ...] = ()
+    signed: bool = True
+    form_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.positions or any(a >= b for a, b in zip(self.positions, self.positions[1:], strict=False)):
+            raise ValueError(f"positions of a target must be ascending, at least one; got {self.positions}")
+        if self.directions.ndim != 2 or len(self.directions) != len(self.positions):
+            raise ValueError(
+                f"expected a direction for each of {len(self.positions)} positions, "
+                f"got a tensor of shape {tuple(self.directions.shape)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How much each neuron of a model is responsible for a concept in one generation.
+
+    Attributes:
+        concept: What was looked for.
+        modality: In the words or in the picture.
+        method: Name of the method.
+        scores: (L, d) float32; the higher, the more responsible.
+        activations: (L, d) float32, each neuron's mean over the target's positions.
+    """
+
+    concept: Concept
+    modality: Modality
+    method: str
+    scores: Tensor
+    activations: Tensor

@@ -19,9 +19,19 @@ class NumberedBatches(Dataset[Batch]):
     """Batch `i` follows from (seed, start + i) alone: nothing is stored, and a resumed run draws new ones."""
 
     def __init__(
-        self, make: MakeBatch, *, size: int, count: int, split: str, seed: tuple[int, ...], start: int = 0
-    ):
+        self,
+        make: MakeBatch,
+        *,
+        size: int,
+        count: int,
+        split: str,
+        seed: tuple[int, ...],
+        start: int = 0,
+        early: MakeBatch | None = None,
+        early_batches: int = 0,
+    ) -> None:
         self.make, self.size, self.count = make, size, count
+        self.early, self.early_batches = early or make, early_batches
         self.split, self.seed, self.start = split, seed, start
 
     def __len__(self) -> int:
@@ -30,8 +40,9 @@ class NumberedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        rng = np.random.default_rng([*self.seed, self.start + index])
-        return self.make(rng, self.size, self.split)
+        number = self.start + index
+        make = self.early if number < self.early_batches else self.make
+        return make(np.random.default_rng([*self.seed, number]), self.size, self.split)
 
 
 class StatelessLoader(DataLoader[Batch]):
@@ -46,16 +57,26 @@ class StatelessLoader(DataLoader[Batch]):
 
 
 class PartData(L.LightningDataModule):
-    """Batches for one part's training, drawn by `make`.
+    """Batches for one part's training, drawn by `make`, the first `early_batches` of them by `early`.
 
     batch_size: samples per step and process. val_batches: fixed batches from the val split (0: none).
+    early: draws what is easier to begin with.
     num_workers: processes that draw ahead (0 draws in the training process, right where cores are few).
     """
 
     def __init__(
-        self, *, make: MakeBatch, batch_size: int, val_batches: int = 4, num_workers: int = 0, seed: int = 0
+        self,
+        *,
+        make: MakeBatch,
+        batch_size: int,
+        val_batches: int = 4,
+        num_workers: int = 0,
+        seed: int = 0,
+        early: MakeBatch | None = None,
+        early_batches: int = 0,
     ) -> None:
         super().__init__()
+        self.early, self.early_batches = early or make, early_batches
         self.make, self.batch_size, self.val_batches = make, batch_size, val_batches
         self.num_workers, self.seed = num_workers, seed
 
@@ -65,6 +86,8 @@ class PartData(L.LightningDataModule):
         steps = trainer.max_steps if trainer.max_steps > 0 else 1000
         batches = NumberedBatches(
             self.make,
+            early=self.early,
+            early_batches=self.early_batches,
             size=self.batch_size,
             count=max(1, steps * trainer.accumulate_grad_batches),
             split="train",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from nam.errors import InputError
 from nam.mllm import ffn
+from nam.mllm.layout import Layout
 from nam.types import Generation, Sample
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Whether to draw: when the model says so, always, or never.
 Draw = Literal["auto"] | bool
+
+#: What watches the forward passes of one call: a recorder of `nam.hooks`, or any other context manager.
+Record = AbstractContextManager[Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +56,12 @@ class MLLM(nn.Module, ABC):
         self.name = name
         self.language_model = language_model
         self.tokenizer = tokenizer
+        self.layout: Layout | None = None
 
-    @abstractmethod
+    def announce(self, layout: Layout | None) -> None:
+        """Tell hooks which tokens the next forward pass of the language model reads."""
+        self.layout = layout
+
     def generate_batch(
         self,
         samples: Sequence[Sample],
@@ -61,6 +70,7 @@ class MLLM(nn.Module, ABC):
         draw: Draw = "auto",
         steps: int | None = None,
         guidance: float | None = None,
+        record: Record = None,
     ) -> list[Generation]:
         """Answer every sample, greedily; a sample's answer does not depend on the others.
 
@@ -71,14 +81,52 @@ class MLLM(nn.Module, ABC):
                 states at the [IMG] positions are still given).
             steps: Denoising steps; None for the model's default.
             guidance: Classifier-free guidance scale; None for the model's default.
+            record: Reads activations meanwhile, such as `nam.hooks.Recorder(mllm)`.
 
         Raises:
             InputError: a sample or a setting that the model cannot take; the message names the sample.
         """
+        with record or nullcontext():
+            try:
+                return self._answer(
+                    samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance
+                )
+            finally:
+                self.announce(None)
+
+    def replay(self, generations: Sequence[Generation], *, record: Record = None) -> Replayed:
+        """One forward pass over finished generations; differentiable when gradients are enabled.
+
+        Args:
+            generations: What was said and drawn.
+            record: As in `generate_batch`.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not generations:
+            raise InputError("expected at least one generation to replay")
+        with record or nullcontext():
+            try:
+                return self._replay(generations)
+            finally:
+                self.announce(None)
 
     @abstractmethod
-    def replay(self, generations: Sequence[Generation]) -> Replayed:
-        """One forward pass over finished generations; differentiable when gradients are enabled."""
+    def _answer(
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int,
+        draw: Draw,
+        steps: int | None,
+        guidance: float | None,
+    ) -> list[Generation]:
+        """What `generate_batch` promises; a family announces the layout of every forward pass."""
+
+    @abstractmethod
+    def _replay(self, generations: Sequence[Generation]) -> Replayed:
+        """What `replay` promises; a family announces the layout of the forward pass."""
 
     def generate(
         self,
@@ -90,6 +138,7 @@ class MLLM(nn.Module, ABC):
         draw: Draw = "auto",
         steps: int | None = None,
         guidance: float | None = None,
+        record: Record = None,
     ) -> Any:
         """Answer a prompt, a picture, or both; or a batch, when any of them is a list.
 
@@ -115,7 +164,7 @@ class MLLM(nn.Module, ABC):
                 Sample(id=str(row), prompt=one["prompt"] or "", image=one["image"], seed=one["seed"])
             )
         answers = self.generate_batch(
-            samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance
+            samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance, record=record
         )
         return answers if lengths else answers[0]
 

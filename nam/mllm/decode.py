@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nam.mllm.layout import Layout
 from nam.types import Finish
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def decode_greedily(
     img_ids: Sequence[int],
     banned_ids: Sequence[int],
     force_img: bool,
+    announce: Callable[[Layout], None] = lambda layout: None,
 ) -> Decoded:
     """Continue left-padded prompts with the likeliest token each, until every row has ended.
 
@@ -86,6 +88,7 @@ def decode_greedily(
         img_ids: The [IMG] tokens, in order.
         banned_ids: Tokens that are never chosen.
         force_img: Whether rows that ended without [IMG0] go on with the [IMG] tokens too.
+        announce: Told before each forward pass which tokens it reads.
     """
     from transformers import DynamicCache
 
@@ -94,6 +97,7 @@ def decode_greedily(
     banned = torch.tensor([*banned_ids, *img_ids[1:]], device=mask.device)
     answers: list[list[int]] = [[] for _ in limits]
     finish: list[Finish | None] = [None] * len(limits)
+    announce(layout := Layout.of_mask(mask))
     hidden = last_hidden(model, inputs_embeds, mask, positions_of(mask), cache)
     while None in finish:
         logits = head(hidden[:, -1]).index_fill(-1, banned, float("-inf"))
@@ -116,9 +120,12 @@ def decode_greedily(
         # A row's last word is read as well: the [IMG] tokens look back at it.
         mask = torch.cat([mask, torch.tensor(added, device=mask.device)[:, None]], dim=1)
         newest = embed(torch.tensor(chosen, device=mask.device)[:, None])
+        announce(layout := layout.then(added))
         hidden = last_hidden(model, newest, mask, positions_of(mask)[:, -1:], cache)
     ended: list[Finish] = [reason or "length" for reason in finish]
     img_rows = [row for row, reason in enumerate(ended) if force_img or reason == "img"]
+    if img_rows:
+        announce(layout.then([len(img_ids)] * len(img_rows), rows=img_rows))
     hidden_img = _read_img(model, cache, mask=mask, rows=img_rows, img_ids=img_ids)
     return Decoded(answers, ended, img_rows, hidden_img)
 

@@ -13,6 +13,7 @@ from nam.mllm.base import MLLM, Draw, Replayed
 from nam.mllm.config import GillConfig
 from nam.mllm.decode import Decoded, decode_greedily, last_hidden, positions_of
 from nam.mllm.diffusion import Diffusion
+from nam.mllm.layout import Layout
 from nam.mllm.mapper import GILLMapper
 from nam.mllm.parts import LazyParts
 from nam.mllm.prompts import PromptCodec
@@ -145,14 +146,14 @@ class GILL(MLLM):
 
     # --- generate and replay ------------------------------------------------------------------------
 
-    def generate_batch(
+    def _answer(
         self,
         samples: Sequence[Sample],
         *,
-        max_new_tokens: int = 40,
-        draw: Draw = "auto",
-        steps: int | None = None,
-        guidance: float | None = None,
+        max_new_tokens: int,
+        draw: Draw,
+        steps: int | None,
+        guidance: float | None,
     ) -> list[Generation]:
         if draw not in ("auto", True, False):
             raise InputError(f'draw must be "auto", True or False, got {draw!r}')
@@ -174,12 +175,9 @@ class GILL(MLLM):
             requests, decoded, codec=self.codec, settings=settings, latents=latents, pictures=pictures
         )
 
-    def replay(self, generations: Sequence[Generation]) -> Replayed:
-        if not generations:
-            raise InputError("expected at least one generation to replay")
-        embeds, mask = self._embed(
-            [generation.token_ids for generation in generations], [g.input_pixels for g in generations]
-        )
+    def _replay(self, generations: Sequence[Generation]) -> Replayed:
+        embeds, mask = self._embed([g.token_ids for g in generations], [g.input_pixels for g in generations])
+        self.announce(Layout.of_mask(mask, starts=[g.spans.answer.start - 1 for g in generations]))
         hidden = last_hidden(self.language_model, embeds, mask, positions_of(mask))
         offsets = tuple(mask.shape[1] - len(generation.token_ids) for generation in generations)
         return Replayed(hidden, mask, offsets)
@@ -205,6 +203,7 @@ class GILL(MLLM):
             img_ids=self.codec.img_ids,
             banned_ids=(self.codec.pad_id,),
             force_img=force_img,
+            announce=self.announce,
         )
 
     # --- the trained part ---------------------------------------------------------------------------

@@ -15,28 +15,31 @@ from nam.modules.part import Part, save_half
 class AutoencoderPart(Part):
     """Trains diffusers' AutoencoderTiny on pixels.
 
-    The loss is the squared error plus, times `edge_weight`, the absolute error of pixels and of neighbour
-    differences, which keeps outlines crisp. `model` holds AutoencoderTiny's own arguments.
+    The loss is the squared error; plus, times `edge_weight`, the absolute error of pixels and of neighbour
+    differences, which keeps outlines crisp; plus, times `colour_weight`, the squared error of 4x4 means,
+    which keeps small fills in their colour. `model` holds AutoencoderTiny's own arguments.
     """
 
-    def __init__(self, *, model: dict[str, Any], edge_weight: float = 0.1, **optimiser: Any) -> None:
+    def __init__(
+        self, *, model: dict[str, Any], edge_weight: float = 0.1, colour_weight: float = 1.0, **optimiser: Any
+    ) -> None:
         super().__init__(**optimiser)
         from diffusers import AutoencoderTiny
 
         self.vae = cast(Any, AutoencoderTiny(**model))
         self.vae.to(memory_format=torch.channels_last)
         initialise(self.vae)
-        self.edge_weight = edge_weight
+        self.edge_weight, self.colour_weight = edge_weight, colour_weight
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)
         out = self.vae(pixels).sample
         squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
-        edges = F.l1_loss(out.diff(dim=2), pixels.diff(dim=2)) + F.l1_loss(
-            out.diff(dim=3), pixels.diff(dim=3)
-        )
+        across, down = (F.l1_loss(out.diff(dim=d), pixels.diff(dim=d)) for d in (2, 3))
         psnr = 10 * torch.log10(4 / F.mse_loss(out.detach().clamp(-1, 1), pixels))  # the range is 2 wide
-        return {"loss": squared + self.edge_weight * (absolute + edges), "l1": absolute, "psnr_db": psnr}
+        colours = F.mse_loss(F.avg_pool2d(out, 4), F.avg_pool2d(pixels, 4))
+        loss = squared + self.edge_weight * (absolute + across + down) + self.colour_weight * colours
+        return {"loss": loss, "colours": colours, "l1": absolute, "psnr_db": psnr}
 
     def export(self, folder: Path) -> None:
         save_half(self.vae, folder / "vae")

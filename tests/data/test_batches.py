@@ -25,6 +25,14 @@ def test_a_batch_follows_from_its_number_alone() -> None:
         first[10]
 
 
+def test_early_batches_are_drawn_by_the_early_maker() -> None:
+    calm, free = Pictures(Draw({"calm": 1.0})), Pictures(Draw({"free": 1.0}))
+    mixed = NumberedBatches(free, size=2, count=4, split="train", seed=(0,), early=calm, early_batches=2)
+    for number, make in enumerate((calm, calm, free, free)):
+        alone = NumberedBatches(make, size=2, count=4, split="train", seed=(0,))
+        torch.testing.assert_close(mixed[number]["pixels"], alone[number]["pixels"], rtol=0, atol=0)
+
+
 def test_ranks_and_splits_draw_different_batches() -> None:
     batches = [
         NumberedBatches(Pictures(DRAW), size=2, count=1, split="train", seed=seed)[0]["pixels"]

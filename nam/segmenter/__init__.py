@@ -1,0 +1,1 @@
+"""Segmenters: a picture and a concept in, the concept's pixels out."""
