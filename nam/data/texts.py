@@ -21,7 +21,8 @@ _POOL = 8  # batches drawn at once, so that one batch can hold texts of like len
 
 @dataclass(frozen=True)
 class Texts:
-    """input_ids, attention_mask, answer_mask (B, T) and prompted (B,): whether a prompt precedes the answer.
+    """input_ids, attention_mask, answer_mask (B, T), prompted and knows (B,): whether a prompt precedes the
+    answer, and whether the answer takes knowledge.
 
     A text is </s>, prompt, answer, </s>, padded on the right; answer_mask covers the answer and the last
     </s>. The val split is of training phrasings on scenes never trained on; held_out asks for phrasings never
@@ -56,5 +57,6 @@ class Texts:
             "input_ids": ids,
             "attention_mask": (ids != pad).long(),
             "answer_mask": answer_mask,
+            "knows": torch.tensor([t.knows for t in texts]),
             "prompted": torch.tensor([bool(t.prompt) for t in texts]),
         }

@@ -1,4 +1,4 @@
-"""Sums of dense scores per concept, modality and method, in safetensors files, one tensor in memory at a time."""
+"""Sums of dense scores per concept, modality and method, in safetensors, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nam.store.files import StoreError, atomic
+from nam.store.files import StoreError, atomic, clean
+
+if TYPE_CHECKING:
+    from nam.types import Scores
 
 #: Concept, modality, method.
 Key = tuple[str, str, str]
@@ -50,6 +53,21 @@ class DenseSum:
         )
 
 
+def add_scores(scores: Iterable[Scores]) -> dict[Key, DenseSum]:
+    """The sums over these scores, in their order.
+
+    Raises:
+        StoreError: scores of one concept differ in shape.
+    """
+    sums: dict[Key, DenseSum] = {}
+    for one in scores:
+        key = (clean(one.concept.name), one.modality, one.method)
+        values, activations = (part.detach().float().cpu().numpy() for part in (one.scores, one.activations))
+        found = DenseSum(values, activations, 1)
+        sums[key] = sums[key] + found if key in sums else found
+    return sums
+
+
 def write_sums(path: Path, sums: Mapping[Key, DenseSum]) -> None:
     """Write sums that are in memory.
 
@@ -78,7 +96,9 @@ def merge_sums(sources: Sequence[Path], target: Path) -> None:
                 total = total + read_sum(file, key)
             return total
 
-        shapes = {key: tuple(held[0].get_slice(_name(key, "scores")).get_shape()) for key, held in holders.items()}
+        shapes = {
+            key: tuple(held[0].get_slice(_name(key, "scores")).get_shape()) for key, held in holders.items()
+        }
         _write(target, shapes, added)
 
 

@@ -127,9 +127,9 @@ def lock(path: Path) -> int:
     return handle
 
 
-def clean(text: str | None) -> str | None:
+def clean(text: str) -> str:
     """The text without lone surrogates, which no file format of ours can hold."""
-    return text if text is None else text.encode("utf-8", "replace").decode("utf-8")
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _sync(path: Path) -> None:

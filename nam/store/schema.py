@@ -12,7 +12,7 @@ samples.parquet, a row per sample, in the data's order:
 | input, picture, mask | PNG files, relative to the folder: picture asked about, picture drawn, its region |
 | mask_score | how sure the segmenter is, 0 to 1 |
 | relevance | norm of the relevance at each [IMG] position |
-| text_status, text_error, image_status, image_error | per modality: ok, error, or null where it was not asked |
+| text_status, text_error, image_status, image_error | ok, error, or null where it was not asked |
 | neurons | number of this sample's rows in neurons.parquet |
 | status, error | ok, or error with every reason |
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,9 @@ def committed(folder: Path, kind: Kind) -> list[Shard]:
         chain: list[Shard] = []
         while last >= 0:
             if last not in widest or widest[last].first > last:
-                raise StoreError(f"{folder / SHARDS} is damaged: flush {last} of process {rank} has no {kind}")
+                raise StoreError(
+                    f"{folder / SHARDS} is damaged: flush {last} of process {rank} has no {kind}"
+                )
             chain.append(widest[last])
             last = widest[last].first - 1
         chosen += reversed(chain)
@@ -112,8 +115,8 @@ def merge_tables(sources: Sequence[Path], target: Path, schema: pa.Schema) -> No
         StoreError: a source is damaged, or the target cannot be written.
     """
     with ExitStack() as stack:
-        files = [stack.enter_context(open_parquet(path)) for path in sources]
-        groups = heapq.merge(*(_samples_of(file) for file in files), key=lambda group: group[0])
+        files = [(path, stack.enter_context(open_parquet(path))) for path in sources]
+        groups = heapq.merge(*(_samples_of(*file) for file in files), key=lambda group: group[0])
         temporary = stack.enter_context(atomic(target))
         writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
         waiting: list[pa.Table] = []
@@ -150,16 +153,28 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
-def _samples_of(file: pq.ParquetFile) -> Iterator[tuple[int, pa.Table]]:
+def read_batches(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows of an open parquet file, a part at a time.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        yield from file.iter_batches(batch_size=ROWS)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+
+
+def _samples_of(path: Path, file: pq.ParquetFile) -> Iterator[tuple[int, pa.Table]]:
     """The rows of each sample, in the file's order."""
     carried: pa.Table | None = None
-    for batch in file.iter_batches(batch_size=ROWS):
+    for batch in read_batches(path, file):
         table = pa.Table.from_batches([batch])
         if carried is not None:
             table = pa.concat_tables([carried, table])
         index = table["index"].to_numpy()
         starts = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist()]
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in pairwise(starts):
             yield int(index[start]), table.slice(start, stop - start)
         carried = table.slice(starts[-1])
     if carried is not None and carried.num_rows:

@@ -33,6 +33,12 @@ class Text:
     kind: str
 
 
+    @property
+    def knows(self) -> bool:
+        """Whether the answer takes knowledge of the things, beyond what the prompt or a picture says."""
+        return self.kind not in ("draw", "draw keywords") and not self.kind.startswith(("seen", "told"))
+
+
 Maker = Callable[[np.random.Generator, bool, str], Text]
 
 

@@ -1,0 +1,132 @@
+"""Reading: the activations and the residual stream at a few positions, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor, nn
+
+from nam.errors import InputError
+from nam.hooks.sites import SiteHooks, Visit, Where
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What was read of one sample, on the model's device and without a graph.
+
+    Attributes:
+        positions: Ascending positions in `Generation.token_ids`, (P,).
+        activations: What enters each layer's value linear, (L, P, d) float32 (float64 for such a model).
+        stream: What enters the final norm, (P, H) in the same precision; None where the model has no norm.
+    """
+
+    positions: tuple[int, ...]
+    activations: Tensor
+    stream: Tensor | None
+
+    def at(self, positions: Sequence[int]) -> Recorded:
+        """A copy of some of the positions.
+
+        Raises:
+            InputError: one of them was not recorded.
+        """
+        if tuple(positions) == self.positions:
+            return self
+        known = {position: index for index, position in enumerate(self.positions)}
+        missing = [position for position in positions if position not in known]
+        if missing:
+            raise InputError(f"position {missing[0]} was not recorded; recorded are {list(self.positions)}")
+        index = torch.tensor([known[p] for p in positions], dtype=torch.long, device=self.activations.device)
+        stream = None if self.stream is None else self.stream.index_select(0, index)
+        return Recorded(tuple(positions), self.activations.index_select(1, index), stream)
+
+
+class Recorder(SiteHooks):
+    """Records the forward passes of one `generate` or one `replay`.
+
+    >>> recorder = Recorder(mllm)                               # doctest: +SKIP
+    >>> out = mllm.generate("what says meow?", record=recorder) # doctest: +SKIP
+    >>> recorder.recorded[0].activations.shape                  # doctest: +SKIP
+
+    Hooks of an `Intervention` that was entered before are seen: what is recorded is what it wrote.
+
+    Args:
+        mllm: Whose neurons are read.
+        where: Positions to read; given per sample, every one of them must come by.
+    """
+
+    def __init__(self, mllm: MLLM, *, where: Where = "answer") -> None:
+        super().__init__(mllm, where=where)
+        self._read: dict[int, list[Tensor]] = {}
+        self._keys: list[tuple[int, int]] = []
+        self._recorded: tuple[Recorded, ...] | None = None
+
+    @property
+    def recorded(self) -> tuple[Recorded, ...]:
+        """What was read, one a sample, once the call has ended.
+
+        Raises:
+            InputError: nothing was recorded.
+        """
+        if self._recorded is None:
+            raise InputError("nothing was recorded: run generate or replay with record=this recorder")
+        return self._recorded
+
+    def _modules(self) -> Sequence[tuple[int, nn.Module]]:
+        sites: list[tuple[int, nn.Module]] = [(site.layer, site.linear) for site in self.mllm.ffn_sites]
+        norm = self.mllm.final_norm
+        return sites if norm is None else [*sites, (len(sites), norm)]
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._read, self._keys, self._recorded = {}, [], None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        read, self._read, keys, self._keys = self._read, {}, self._keys, []
+        if exception[:1] in ((), (None,)):
+            self._recorded = _by_sample(read, keys, self.where, layers=len(self.mllm.ffn_sites))
+
+    def _visit(self, visit: Visit) -> None:
+        values = visit.values.detach()
+        self._read.setdefault(visit.layer, []).append(
+            values if values.dtype.itemsize >= 4 else values.float()
+        )
+        if visit.layer == 0:
+            self._keys += zip(visit.rows, visit.positions, strict=True)
+
+
+def _by_sample(
+    read: dict[int, list[Tensor]], keys: list[tuple[int, int]], where: Where, *, layers: int
+) -> tuple[Recorded, ...]:
+    """What each layer saw, in order of time, as what each sample had, in order of position."""
+    if len(set(keys)) < len(keys):
+        raise InputError("a position was read twice: enter a recorder for one generate or replay at a time")
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    positions: dict[int, list[int]] = {}
+    for row, position in (keys[index] for index in order):
+        positions.setdefault(row, []).append(position)
+    if not isinstance(where, str):
+        for row, wanted in enumerate(where):
+            missing = sorted(set(wanted) - set(positions.get(row, [])))
+            if missing:
+                raise InputError(f"sample {row} has no position {missing[0]} to record")
+    if not keys:
+        return ()
+    sizes = [len(found) for found in positions.values()]
+    by_layer: list[tuple[Tensor, ...]] = []
+    for layer in sorted(read):
+        values = torch.cat(read.pop(layer))
+        by_layer.append(values[torch.tensor(order, device=values.device)].split(sizes))
+    found = zip(positions.values(), zip(*by_layer, strict=True), strict=True)
+    return tuple(
+        Recorded(tuple(at), torch.stack(values[:layers]), values[layers].clone() if values[layers:] else None)
+        for at, values in found
+    )

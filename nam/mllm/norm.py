@@ -1,0 +1,110 @@
+"""The final norm as a linear map, once a position's scale is held: what folds it into a direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nam.errors import ModelError
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
+
+
+@dataclass(frozen=True, eq=False)
+class FinalNorm:
+    """y = gain * centre(x) / scale(x) + bias, with scale(x) = sqrt(mean(centre(x)^2) + eps).
+
+    Attributes:
+        gain: (H,), float32 or finer.
+        bias: (H,), or None.
+        centred: Whether the mean is subtracted (LayerNorm) or not (RMSNorm).
+        eps: What the norm adds to the variance.
+    """
+
+    gain: Tensor
+    bias: Tensor | None
+    centred: bool
+    eps: float
+
+    def centre(self, x: Tensor) -> Tensor:
+        """x without its mean over the last axis, or x itself."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def scale(self, stream: Tensor) -> Tensor:
+        """What each position's stream (..., H) is divided by, (..., 1)."""
+        return (self.centre(stream).square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def __call__(self, stream: Tensor) -> Tensor:
+        """The norm of a stream (..., H), as its module computes it."""
+        out = self.centre(stream) / self.scale(stream) * self.gain
+        return out if self.bias is None else out + self.bias
+
+    def fold(self, directions: Tensor) -> Tensor:
+        """Directions (..., H) after the norm, pulled back to before it, but for the positions' scales."""
+        return self.centre(directions * self.gain)
+
+    def pull(self, directions: Tensor, stream: Tensor) -> Tensor:
+        """Directions u with <u, x> + <direction, bias> = <direction, norm(x)> at each position's own x.
+
+        Args:
+            directions: After the norm, (P, H).
+            stream: What enters the norm, (P, H).
+        """
+        return self.fold(directions) / self.scale(stream)
+
+
+def read_final_norm(mllm: MLLM) -> FinalNorm:
+    """The model's final norm.
+
+    Raises:
+        ModelError: neurons do not write straight into a stream that this norm reads (post-norm models such as
+            OPT-350m, norms or multipliers between FFN and residual), or its class is unknown.
+    """
+    _check_residual(mllm)
+    module = mllm.final_norm
+    dtype = torch.promote_types(mllm.dtype, torch.float32)
+    if isinstance(module, nn.LayerNorm):
+        weight = torch.ones(module.normalized_shape) if module.weight is None else module.weight
+        bias = None if module.bias is None else module.bias.detach().to(mllm.device, dtype)
+        norm = FinalNorm(weight.detach().to(mllm.device, dtype), bias, centred=True, eps=module.eps)
+    elif isinstance(module, nn.Module) and "RMSNorm" in type(module).__name__:
+        eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+        eps = torch.finfo(mllm.dtype).eps if eps is None else float(eps)
+        # The norm of ones is the gain over sqrt(1 + eps), whether a class stores the gain or gain - 1.
+        with torch.no_grad():
+            ones = torch.ones(mllm.unembedding.shape[1], device=mllm.device, dtype=mllm.dtype)
+            gain = module(ones[None])[0].to(dtype) * (1 + eps) ** 0.5
+        norm = FinalNorm(gain, None, centred=False, eps=eps)
+    else:
+        raise ModelError(f"norm=fold does not know the final norm {type(module).__name__}; set norm=ignore")
+    _check_map(norm, module, mllm)
+    return norm
+
+
+def _check_residual(mllm: MLLM) -> None:
+    decoder = mllm.language_model.get_decoder()
+    config = mllm.language_model.config.get_text_config(decoder=True)
+    if mllm.final_norm is None or getattr(config, "do_layer_norm_before", True) is False:
+        raise ModelError(f"norm=fold cannot be used with the post-norm model {mllm.name}; set norm=ignore")
+    between = next((n for n in ("post_feedforward_layernorm",) if hasattr(decoder.layers[0], n)), None)
+    if getattr(config, "residual_multiplier", None) not in (None, 1, 1.0):
+        between = "residual_multiplier"
+    if between is not None:
+        raise ModelError(
+            f"norm=fold: {between} stands between FFN and residual stream of {mllm.name}; set norm=ignore"
+        )
+
+
+def _check_map(norm: FinalNorm, module: nn.Module, mllm: MLLM) -> None:
+    probe = torch.linspace(-2.0, 3.0, len(norm.gain), device=mllm.device).sin()[None].to(mllm.dtype)
+    with torch.no_grad():
+        expected, got = module(probe).to(norm.gain.dtype), norm(probe.to(norm.gain.dtype))
+    tolerance = 8 * max(torch.finfo(mllm.dtype).eps, torch.finfo(torch.float32).eps)
+    if not (expected - got).abs().max() <= tolerance * expected.abs().max().clamp(min=1):
+        raise ModelError(
+            f"norm=fold: {type(module).__name__} does not compute what its name says; set norm=ignore"
+        )

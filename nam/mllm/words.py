@@ -1,0 +1,99 @@
+"""The words that a neuron writes: those its value vector makes most likely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nam.errors import InputError
+from nam.mllm.base import MLLM
+from nam.types import Neuron
+
+#: Neurons that are looked up at once.
+_NEURONS = 1_024
+
+#: Rows of the unembedding that are taken at once.
+_ROWS = 8_192
+
+
+class WordBook:
+    """The words with the highest logits W_u W_out[:, k] (paper, semantic relevance), most likely first.
+
+    Words that read the same once blanks are cut off count once; padding, unknown, begin and end are no words.
+    Each neuron is looked up once.
+
+    Args:
+        mllm: The model; its weights must not change.
+        count: Most words of a neuron.
+
+    Raises:
+        InputError: fewer than one word is asked for.
+    """
+
+    def __init__(self, mllm: MLLM, *, count: int = 5) -> None:
+        if count < 1:
+            raise InputError(f"expected at least one word per neuron, got count={count}")
+        self._mllm = mllm
+        self._count = count
+        self._vocabulary = _vocabulary(mllm.tokenizer, len(mllm.unembedding))
+        self._known: dict[Neuron, tuple[str, ...]] = {}
+
+    def __call__(self, neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
+        """The words of each neuron.
+
+        Raises:
+            InputError: the model has no such neuron.
+        """
+        new = [neuron for neuron in dict.fromkeys(neurons) if neuron not in self._known]
+        for start in range(0, len(new), _NEURONS):
+            some = new[start : start + _NEURONS]
+            self._known.update(zip(some, self._look_up(some), strict=True))
+        return [self._known[neuron] for neuron in neurons]
+
+    @torch.inference_mode()
+    def _look_up(self, neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
+        sites = self._mllm.ffn_sites
+        for neuron in neurons:
+            if neuron.layer >= len(sites) or neuron.unit >= sites[neuron.layer].width:
+                last = Neuron(len(sites) - 1, sites[-1].width - 1)
+                raise InputError(f"{self._mllm.name} has no neuron {neuron}: its last is {last}")
+        vectors = torch.stack([sites[one.layer].value_vectors[:, one.unit] for one in neurons]).float()
+        best = _best_tokens(vectors, self._mllm.unembedding, self._vocabulary, count=4 * self._count)
+        return [tuple(dict.fromkeys(self._vocabulary[token] for token in row))[: self._count] for row in best]
+
+
+def neuron_words(mllm: MLLM, neurons: Sequence[Neuron], *, count: int = 5) -> list[tuple[str, ...]]:
+    """The words of each neuron, as `WordBook` finds them; keep a `WordBook` to ask more than once.
+
+    Raises:
+        InputError: the model has no such neuron, or fewer than one word is asked for.
+    """
+    return WordBook(mllm, count=count)(neurons)
+
+
+def _best_tokens(
+    vectors: Tensor, unembedding: Tensor, words: dict[int, str], *, count: int
+) -> list[list[int]]:
+    """Ids of the words with the highest logits of each vector (N, H); equal logits in order of their ids."""
+    allowed = torch.tensor(sorted(words), device=vectors.device)
+    logits = vectors.new_empty((len(vectors), 0))
+    tokens = torch.empty((len(vectors), 0), dtype=torch.long, device=vectors.device)
+    for part in allowed.split(_ROWS):
+        new = vectors @ unembedding[part].to(vectors).T
+        logits = torch.cat([logits, new], dim=1)
+        tokens = torch.cat([tokens, part.expand(len(vectors), -1)], dim=1)
+        order = logits.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        logits, tokens = logits.gather(1, order), tokens.gather(1, order)
+    rows: list[list[int]] = tokens.tolist()
+    return rows
+
+
+def _vocabulary(tokenizer: Any, size: int) -> dict[int, str]:
+    """Token id -> the word as one reads it, for every token that is a word."""
+    special = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    ids = sorted(token for token in tokenizer.get_vocab().values() if token < size and token not in special)
+    read = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
+    return {token: word.strip() for token, word in zip(ids, read, strict=True) if word.strip()}

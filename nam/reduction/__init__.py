@@ -1,0 +1,1 @@
+"""From activations and a target's directions to a score per neuron; one file a method."""

@@ -1,0 +1,31 @@
+"""AcU (Pan et al. 2024): activation times unembedding, a neuron's contribution without NAM's gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from nam.reduction.base import Context, Method, Needs, Norm, contributions_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcU(Method):
+    """a <w, u>, averaged over the target's positions; u is a word's unembedding row, or 1 for a picture.
+
+    Args:
+        norm: "ignore" the final norm, or "fold" it into the direction.
+        region: For pictures, use the region's relevance R instead of 1 in every dimension.
+    """
+
+    name: ClassVar[str] = "acu"
+    needs: ClassVar[Needs] = Needs()
+
+    norm: Norm = "ignore"
+    region: bool = False
+
+    def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
+        directions = [context.directions(norm=self.norm, region=self.region) for context in contexts]
+        return [s.mean(1) for s in contributions_of(contexts, directions)]

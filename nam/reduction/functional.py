@@ -1,0 +1,65 @@
+"""The maths of the methods as pure functions. Letters: L layers, P positions, d neurons a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: How positions become one: "mean" (s and a are each averaged, then eq. 4), "max" (each neuron's largest), or
+#: "each" (eq. 4 at each position, then the mean of its logarithm).
+Aggregate = Literal["mean", "max", "each"]
+
+
+def contributions(activations: Tensor, projections: Tensor) -> Tensor:
+    """What each neuron adds along a direction, a <w, u> (steps 2 of NAM, and eq. 6).
+
+    Args:
+        activations: (L, P, d).
+        projections: <value vector, direction> at each position, (L, P, d).
+    """
+    return activations * projections
+
+
+def gate(
+    contributions: Tensor, *, activations: Tensor, top: Tensor, bottom: Tensor, ids: Collection[int]
+) -> Tensor:
+    """Eq. 7: contributions of neurons whose own first word is one of `ids`; 0 for the others.
+
+    A neuron's first word is what it raises most: the vocabulary's maximum along its value vector while it is
+    positive, and the minimum while it is negative (gated FFNs).
+
+    Args:
+        contributions: (L, P, d).
+        activations: (L, P, d).
+        top, bottom: Token of the maximum and the minimum, (L, d); without a negative activation `bottom`
+            is not looked at.
+        ids: Tokens that count.
+    """
+    wanted = torch.tensor(sorted(ids), device=top.device)
+    passes = torch.where(
+        activations >= 0, torch.isin(top, wanted)[:, None], torch.isin(bottom, wanted)[:, None]
+    )
+    return torch.where(passes, contributions, 0)
+
+
+def log_branches(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the two softmaxes of eq. 4, over all neurons of all layers: the last axis and the first.
+
+    Args:
+        s: Direct effects, (L, ..., d).
+        a: Activations, likewise.
+    """
+    return s - s.logsumexp((0, -1), keepdim=True), a - a.logsumexp((0, -1), keepdim=True)
+
+
+def final_score(s: Tensor, a: Tensor) -> Tensor:
+    """Eq. 4 as a logarithm: log max(softmax(s), softmax(a)), of the shape of `s`."""
+    return torch.maximum(*log_branches(s, a))
+
+
+def over_positions(values: Tensor, *, how: Literal["mean", "max"]) -> Tensor:
+    """(L, P, d) to (L, d)."""
+    return values.mean(1) if how == "mean" else values.amax(1)

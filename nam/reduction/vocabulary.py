@@ -1,0 +1,70 @@
+"""Each neuron's first word: where the vocabulary is largest, or smallest, along its value vector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from nam.mllm.norm import FinalNorm, read_final_norm
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
+    from nam.reduction.base import Norm
+
+End = Literal["top", "bottom"]
+
+#: Most logits that are held at once.
+CHUNK = 2**24
+
+#: (L, d) tokens by norm and end, with the state of the weights that they were found for.
+_FOUND: WeakKeyDictionary[MLLM, dict[tuple[str, str], tuple[tuple[object, ...], Tensor]]] = (
+    WeakKeyDictionary()
+)
+
+
+def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
+    """The token with the largest ("top") or smallest logit under each neuron's value vector, (L, d) int64.
+
+    A property of the weights alone: it is found once for a model, and again when the weights have changed.
+    The position's scale of a folded norm is positive and cannot change it.
+    """
+    state = _state(mllm)
+    known = _FOUND.setdefault(mllm, {})
+    if (norm, end) not in known or known[norm, end][0] != state:
+        folded = read_final_norm(mllm) if norm == "fold" else None
+        known[norm, end] = (state, _search(mllm, folded, sign=1 if end == "top" else -1))
+    return known[norm, end][1]
+
+
+@torch.no_grad()
+def _search(mllm: MLLM, norm: FinalNorm | None, *, sign: int) -> Tensor:
+    """The token with the largest logit times `sign` along each value vector, (L, d)."""
+    unembedding = mllm.unembedding
+    dtype = torch.promote_types(unembedding.dtype, torch.float32)
+    found = []
+    for site in mllm.ffn_sites:
+        vectors = sign * site.value_vectors.to(dtype)
+        if norm is not None:
+            # <centre(gain * u), w> = <u, gain * centre(w)>: done once, on the value vectors.
+            vectors = norm.centre(vectors.T).T * norm.gain[:, None]
+        best = vectors.new_full((site.width,), float("-inf"))
+        tokens = torch.zeros(site.width, dtype=torch.long, device=vectors.device)
+        step = max(CHUNK // site.width, 1)
+        for start in range(0, len(unembedding), step):
+            logits, token = (unembedding[start : start + step].to(dtype) @ vectors).max(dim=0)
+            # Of two equal tokens the earlier one stays, as in an argmax over all.
+            tokens = torch.where(logits > best, token + start, tokens)
+            best = torch.maximum(logits, best)
+        found.append(tokens)
+    return torch.stack(found)
+
+
+def _state(mllm: MLLM) -> tuple[object, ...]:
+    """What changes when a weight is written: PyTorch counts the writes to each tensor."""
+    norm = mllm.final_norm
+    weights = [mllm.unembedding, *(site.linear.weight for site in mllm.ffn_sites)]
+    weights += [] if norm is None else list(norm.parameters())
+    return tuple((weight.data_ptr(), weight.device, weight._version) for weight in weights)

@@ -1,0 +1,211 @@
+"""What a report shows, ready for its template: plain values, nothing escaped yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from nam.errors import NamError
+from nam.mllm.pictures import read_picture
+from nam.report.figures import layer_counts, layer_figure, top_set, top_sizes
+from nam.report.overlays import data_uri, enlarge, marked_text, overlay
+from nam.store import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+#: Words of one neuron, by layer and unit.
+Words = Mapping[tuple[int, int], str]
+
+
+@dataclass(frozen=True)
+class NeuronView:
+    """A row of a table of neurons; `bar` is the length of its bar, 0 to 1."""
+
+    name: str
+    words: str
+    score: float
+    bar: float
+    both: bool = False
+
+
+@dataclass(frozen=True)
+class ConceptView:
+    """A concept and a method: its neurons, where they lie, how many are shared."""
+
+    concept: str
+    method: str
+    text: tuple[NeuronView, ...]
+    image: tuple[NeuronView, ...]
+    text_count: int
+    image_count: int
+    figure: str | None
+    overlap: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The relevance of one [IMG] position: 0 to 1 of the largest, and the value itself."""
+
+    share: float
+    value: float
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One sample."""
+
+    id: str
+    prompt: Markup
+    text: Markup
+    status: str
+    error: str
+    input: str | None
+    picture: str | None
+    overlay: str | None
+    relevance: tuple[Heat, ...]
+    neurons: tuple[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]], ...]
+
+
+def concept_view(run: Run, concept: str, method: str, *, top: int) -> ConceptView:
+    """What the run found out about a concept by one method, over all its samples."""
+    means = {
+        modality: run.scores(concept, modality, method)
+        for modality in ("text", "image")
+        if (concept, modality, method) in run.keys
+    }
+    shown = {modality: _best(mean.scores, top) for modality, mean in means.items()}
+    shared = set(shown.get("text", ())) & set(shown.get("image", ()))
+    words = _words(run, concept, method, {place for places in shown.values() for place in places})
+    tables: dict[str, tuple[NeuronView, ...]] = {
+        modality: _table(places, [float(means[modality].scores[place]) for place in places], words, shared)
+        for modality, places in shown.items()
+    }
+    figure, overlap = None, []
+    if len(means) == 2:
+        text, image = means["text"].scores, means["image"].scores
+        sizes = top_sizes(text.size)
+        figure = layer_figure({size: layer_counts(text, image, top=size) for size in sizes})
+        overlap = [
+            (size, int((top_set(text, top=size) & top_set(image, top=size)).sum())) for size in sizes
+        ]
+    return ConceptView(
+        concept=concept,
+        method=method,
+        text=tables.get("text", ()),
+        image=tables.get("image", ()),
+        text_count=means["text"].count if "text" in means else 0,
+        image_count=means["image"].count if "image" in means else 0,
+        figure=figure,
+        overlap=tuple(overlap),
+    )
+
+
+def sample_views(run: Run, rows: DataFrame, *, top: int) -> list[SampleView]:
+    """The samples of these rows of samples.parquet."""
+    neurons = run.read_neurons(samples=rows["id"].tolist(), top=top)
+    return [_sample(run, row, neurons[neurons["sample"] == row["id"]]) for row in rows.to_dict("records")]
+
+
+def bars(scores: Sequence[float]) -> list[float]:
+    """Lengths of the bars of scores in descending order, the first 1.
+
+    Scores that are all negative are logarithms: the bar of one shows by what factor it is smaller.
+
+    >>> bars([4.0, 1.0]), bars([0.0, -math.log(2)])
+    ([1.0, 0.25], [1.0, 0.5])
+    """
+    if not scores:
+        return []
+    first = scores[0]
+    if first <= 0:
+        return [math.exp(min(0.0, score - first)) for score in scores]
+    return [min(1.0, max(0.0, score / first)) for score in scores]
+
+
+def _best(scores: np.ndarray[Any, Any], top: int) -> list[tuple[int, int]]:
+    order = np.argsort(-scores.reshape(-1), kind="stable")[:top]
+    layers, units = np.unravel_index(order, scores.shape)
+    return [(int(layer), int(unit)) for layer, unit in zip(layers, units, strict=True)]
+
+
+def _words(run: Run, concept: str, method: str, places: set[tuple[int, int]]) -> Words:
+    """Words of these neurons, from the rows of the concept's samples."""
+    rows = run.read_neurons(concept=concept, method=method, neurons=places)
+    return {
+        (int(layer), int(unit)): words
+        for layer, unit, words in zip(rows["layer"], rows["unit"], rows["words"], strict=True)
+    }
+
+
+def _table(
+    places: Sequence[tuple[int, int]], scores: Sequence[float], words: Words, shared: set[tuple[int, int]]
+) -> tuple[NeuronView, ...]:
+    return tuple(
+        NeuronView(f"L{place[0]}.U{place[1]}", words.get(place, ""), score, bar, place in shared)
+        for place, score, bar in zip(places, scores, bars(scores), strict=True)
+    )
+
+
+def _sample(run: Run, row: dict[str, Any], neurons: DataFrame) -> SampleView:
+    forms = [str(form) for form in row["forms"]]
+    picture, mask = _open(run, row["picture"]), _open(run, row["mask"])
+    asked = _open(run, row["input"])
+    marked = None
+    if picture is not None and mask is not None:
+        marked = data_uri(overlay(picture, np.asarray(mask.convert("L")) > 127))
+    return SampleView(
+        id=row["id"],
+        prompt=Markup(marked_text(row["prompt"], forms)),
+        text=Markup(marked_text(row["text"], forms)),
+        status=row["status"],
+        error=_text(row["error"]),
+        input=data_uri(enlarge(asked)) if asked else None,
+        picture=data_uri(enlarge(picture)) if picture else None,
+        overlay=marked,
+        relevance=_heat(row["relevance"]),
+        neurons=tuple(_sample_tables(neurons)),
+    )
+
+
+def _sample_tables(neurons: DataFrame) -> list[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]]]:
+    """Per method: its T-neurons and its I-neurons."""
+    found = []
+    for method in dict.fromkeys(neurons["method"]):
+        mine = neurons[neurons["method"] == method]
+        parts = [mine[mine["modality"] == modality].sort_values("rank") for modality in ("text", "image")]
+        places = [[(int(a), int(b)) for a, b in zip(one["layer"], one["unit"], strict=True)] for one in parts]
+        shared = set(places[0]) & set(places[1])
+        tables = []
+        for part, where in zip(parts, places, strict=True):
+            words = dict(zip(where, part["words"], strict=True))
+            tables.append(_table(where, [float(score) for score in part["score"]], words, shared))
+        found.append((method, tables[0], tables[1]))
+    return found
+
+
+def _open(run: Run, path: Any) -> Image.Image | None:
+    """A picture of the run; None where there is none or it cannot be read any more."""
+    if not isinstance(path, str):
+        return None
+    try:
+        return read_picture(run.image(path))
+    except (NamError, ValueError):  # ValueError: a path that holds a null byte
+        return None
+
+
+def _heat(relevance: Any) -> tuple[Heat, ...]:
+    if relevance is None or not np.size(relevance) or not np.isfinite(relevance).all():
+        return ()
+    values = np.abs(np.asarray(relevance, dtype=float))
+    return tuple(Heat(float(value / (values.max() or 1.0)), float(value)) for value in values)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

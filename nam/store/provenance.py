@@ -1,0 +1,107 @@
+"""manifest.json: what produced a run, enough to repeat it and to judge its numbers."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import nam
+from nam.store.schema import SCHEMA_VERSION
+
+_PACKAGES = ("torch", "lightning", "transformers", "diffusers", "numpy", "opencv-python-headless", "pyarrow")
+
+
+def run_manifest(
+    *,
+    model: str,
+    revision: str | None = None,
+    seed: int,
+    layers: int,
+    units: int,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What is known when a run starts.
+
+    Args:
+        model: The model's name, hub id or folder.
+        revision: Its revision, or a fingerprint of its weights.
+        seed: The run's seed.
+        layers: Number of layers L.
+        units: Neurons of one layer d.
+        settings: More entries, plain JSON values: methods, segmenter, relevance.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "running",
+        "model": {"name": model, "revision": revision, "layers": layers, "units": units},
+        "seed": seed,
+        "started": now(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "machine": machine(),
+        **(settings or {}),
+    }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what it computes with."""
+    found = {"python": platform.python_version(), "nam": nam.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this package's own repository, "+" behind it where files were changed; None elsewhere."""
+    root = Path(nam.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def machine() -> dict[str, str]:
+    """Processor, system and accelerator."""
+    import torch
+
+    found = {"system": platform.platform(), "processor": platform.machine()}
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    return found
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process held so far, in bytes: `host`, and `device` where there is one."""
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()

@@ -1,0 +1,212 @@
+"""Reading a run folder, finished or interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nam.errors import nearest
+from nam.store import shards
+from nam.store.dense import Key, open_sums, read_sum, sum_keys
+from nam.store.files import StoreError, read_json
+from nam.store.schema import (
+    MANIFEST_FILE,
+    METRICS_FILE,
+    NEURON_SHARDS,
+    NEURONS,
+    NEURONS_FILE,
+    SAMPLES,
+    SAMPLES_FILE,
+    SCHEMA_VERSION,
+    SCORES_FILE,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class MeanScores:
+    """Scores of a concept over the samples of a run.
+
+    Attributes:
+        scores: Mean score, (L, d) float32.
+        activations: Mean activation, (L, d) float32.
+        count: Number of samples.
+    """
+
+    scores: NDArray[np.float32]
+    activations: NDArray[np.float32]
+    count: int
+
+
+class Run:
+    """A run folder. Where a final file is not there yet, the shards are read: what is finished is readable.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        StoreError: it holds no run, or one of a newer schema.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / MANIFEST_FILE).is_file():
+            raise StoreError(f"{self.folder} holds no run: there is no {MANIFEST_FILE}")
+        found = self.manifest.get("schema_version")
+        if not isinstance(found, int) or found > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.folder} has schema {found!r}, this version of nam reads {SCHEMA_VERSION}"
+            )
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json."""
+        return read_json(self.folder / MANIFEST_FILE)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.manifest.get("status") == "finished"
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json; empty before the end of the run."""
+        path = self.folder / METRICS_FILE
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def samples(self) -> DataFrame:
+        """samples.parquet, in the data's order."""
+        return self._read("samples", SAMPLES, None)
+
+    @property
+    def neurons(self) -> DataFrame:
+        """neurons.parquet, all of it; `read_neurons` reads a part of a large run."""
+        return self.read_neurons()
+
+    def read_neurons(
+        self,
+        *,
+        samples: Sequence[str] | None = None,
+        concept: str | None = None,
+        modality: str | None = None,
+        method: str | None = None,
+        top: int | None = None,
+        neurons: Iterable[tuple[int, int]] | None = None,
+    ) -> DataFrame:
+        """Rows of neurons.parquet, in its order; memory holds only those that are asked for.
+
+        Args:
+            samples: Of these samples only.
+            concept: Of this concept only.
+            modality: "text" or "image".
+            method: Of this method only.
+            top: Ranks 1 to `top` only.
+            neurons: Of these neurons, (layer, unit), only.
+        """
+        wanted = None
+        equal = {"concept": concept, "modality": modality, "method": method}
+        conditions = [pc.field(name) == value for name, value in equal.items() if value is not None]
+        if samples is not None:
+            conditions.append(pc.field("sample").isin(pa.array(samples, pa.string())))
+        if top is not None:
+            conditions.append(pc.field("rank") <= top)
+        if neurons is not None:
+            codes = [(layer << 32) + unit for layer, unit in neurons]
+            places = pc.field("layer").cast(pa.int64()) * (1 << 32) + pc.field("unit").cast(pa.int64())
+            conditions.append(places.isin(pa.array(codes, pa.int64())))
+        for condition in conditions:
+            wanted = condition if wanted is None else wanted & condition
+        return self._read("neurons", NEURONS, wanted)
+
+    @cached_property
+    def done(self) -> frozenset[int]:
+        """Index of every sample that has a row, errors included: what a resumed run leaves out."""
+        return frozenset(self.samples["index"].tolist())
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """Concept, modality and method of every sum of scores."""
+        found: set[Key] = set()
+        for path in self._files("scores"):
+            with open_sums(path) as file:
+                found.update(sum_keys(file.keys()))
+        return tuple(sorted(found))
+
+    def scores(self, concept: str, modality: str, method: str) -> MeanScores:
+        """Mean scores of a concept.
+
+        Raises:
+            StoreError: the run has none, or they are damaged.
+        """
+        key, total = (concept, modality, method), None
+        for path in self._files("scores"):
+            with open_sums(path) as file:
+                if key in sum_keys(file.keys()):
+                    found = read_sum(file, key)
+                    total = found if total is None else total + found
+        if total is None or total.count < 1:
+            hint = nearest("|".join(key), ("|".join(known) for known in self.keys))
+            raise StoreError(f"{self.folder} has no scores of {'|'.join(key)}: {hint}")
+        return MeanScores(
+            (total.scores / total.count).astype(np.float32),
+            (total.activations / total.count).astype(np.float32),
+            total.count,
+        )
+
+    def image(self, path: str) -> Path:
+        """Where a picture of samples.parquet lies.
+
+        Raises:
+            StoreError: the path leads out of the run folder.
+        """
+        whole = (self.folder / path).resolve()
+        if not whole.is_relative_to(self.folder.resolve()):
+            raise StoreError(f"{path!r} leads out of the run folder {self.folder}")
+        return whole
+
+    def _files(self, kind: shards.Kind) -> list[Path]:
+        merged = {"samples": SAMPLES_FILE, "neurons": NEURONS_FILE, "scores": SCORES_FILE}[kind]
+        path = self.folder / merged
+        return [path] if path.is_file() else [shard.path for shard in shards.committed(self.folder, kind)]
+
+    def _read(self, kind: shards.Kind, schema: pa.Schema, wanted: pc.Expression | None) -> DataFrame:
+        files = self._files(kind)
+        if kind == "neurons" and files != [self.folder / NEURONS_FILE]:
+            schema = NEURON_SHARDS
+        parts = [_rows(path, schema, wanted) for path in files]
+        table = pa.concat_tables([schema.empty_table(), *(part for group in parts for part in group)])
+        frame = table.to_pandas()
+        if "index" in frame:
+            frame = frame.sort_values("index", kind="stable", ignore_index=True)
+        return frame.drop(columns="index") if schema is NEURON_SHARDS else frame
+
+
+def _rows(path: Path, schema: pa.Schema, wanted: pc.Expression | None) -> list[pa.Table]:
+    """The wanted rows of a parquet file.
+
+    Raises:
+        StoreError: it is damaged, lacks a column, or holds other types.
+    """
+    found = []
+    with shards.open_parquet(path) as file:
+        missing = [name for name in schema.names if name not in file.schema_arrow.names]
+        if missing:
+            raise StoreError(f"{path} lacks the column {missing[0]}")
+        for batch in shards.read_batches(path, file):
+            try:
+                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+                found.append(table if wanted is None else table.filter(wanted))
+            except (pa.ArrowException, ValueError) as error:
+                raise StoreError(f"{path} holds a damaged table: {error}") from error
+    return found
