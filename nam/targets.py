@@ -106,7 +106,9 @@ def _token_places(tokenizer: Any, ids: Sequence[int], forms: Sequence[str]) -> l
     places = []
     for match in re.finditer(pattern, texts[-1], flags=re.IGNORECASE):
         for place, (before, after) in enumerate(pairwise(texts)):
-            written = texts[-1][max(len(before), match.start()) : min(len(after), match.end())]
+            # A letter of several byte tokens shows as U+FFFD until its last token.
+            begin, end = len(before.rstrip("\ufffd")), len(after)
+            written = texts[-1][max(begin, match.start()) : min(end, match.end())]
             if written.strip():
                 places.append(place)
     return sorted(set(places))

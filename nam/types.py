@@ -210,12 +210,10 @@ class Target:
     Attributes:
         modality: Whether a word or a picture.
         positions: Ascending positions in `Generation.token_ids` whose forward pass matters: P of them.
-        directions: (P, H) float32 (float64 for such a model). Text: the unembedding row of the token that is
-            produced next. Image: the relevance R of each [IMG] position.
+        directions: (P, H) float32 or finer: unembedding rows of the tokens produced next, or relevances R.
         token_ids: Text: the token produced at each position, (P,). Image: ().
-        signed: Whether the directions are gradients (or unembedding rows) rather than the paper's R in (0, 1).
-        form_ids: Text: tokens that count as the concept when a neuron's first word is looked at: every form
-            that is one token, and the tokens produced.
+        signed: Whether directions have their own sign (text, gradients) or are the paper's R in (0, 1).
+        form_ids: Text: tokens that are the concept: every form of one token, and the tokens produced.
     """
 
     modality: Modality
@@ -226,13 +224,11 @@ class Target:
     form_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        if not self.positions or any(a >= b for a, b in zip(self.positions, self.positions[1:], strict=False)):
+        if not self.positions or tuple(sorted(set(self.positions))) != self.positions:
             raise ValueError(f"positions of a target must be ascending, at least one; got {self.positions}")
         if self.directions.ndim != 2 or len(self.directions) != len(self.positions):
-            raise ValueError(
-                f"expected a direction for each of {len(self.positions)} positions, "
-                f"got a tensor of shape {tuple(self.directions.shape)}"
-            )
+            got = tuple(self.directions.shape)
+            raise ValueError(f"expected {len(self.positions)} directions (P, H), got a tensor of shape {got}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
-from nam.types import Concept, Neuron, NeuronSet, Span, Spans
+from nam.types import Concept, Neuron, NeuronSet, Span, Spans, Target
 
 
 def test_neurons_are_written_and_read() -> None:
@@ -47,3 +48,12 @@ def test_concepts_have_words_and_nothing_can_be_changed() -> None:
     assert concept.words == ("horse", "horses", "pony")
     with pytest.raises(dataclasses.FrozenInstanceError):
         concept.name = "cat"  # type: ignore[misc]
+
+
+def test_a_target_has_a_direction_for_each_ascending_position() -> None:
+    Target(modality="text", positions=(2, 5), directions=torch.zeros(2, 4), token_ids=(7, 8))
+    for positions in ((), (5, 2), (2, 2)):
+        with pytest.raises(ValueError, match="must be ascending, at least one"):
+            Target(modality="text", positions=positions, directions=torch.zeros(len(positions), 4))
+    with pytest.raises(ValueError, match=r"expected 2 directions \(P, H\), got a tensor of shape \(3, 4\)"):
+        Target(modality="image", positions=(2, 5), directions=torch.zeros(3, 4))

@@ -12,6 +12,9 @@ from torch import Tensor
 #: "each" (eq. 4 at each position, then the mean of its logarithm).
 Aggregate = Literal["mean", "max", "each"]
 
+#: What eq. 4 compares: "both" shares, or the share of the "direct" effect or of the "activation" alone.
+Branch = Literal["both", "direct", "activation"]
+
 
 def contributions(activations: Tensor, projections: Tensor) -> Tensor:
     """What each neuron adds along a direction, a <w, u> (steps 2 of NAM, and eq. 6).
@@ -55,9 +58,18 @@ def log_branches(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     return s - s.logsumexp((0, -1), keepdim=True), a - a.logsumexp((0, -1), keepdim=True)
 
 
-def final_score(s: Tensor, a: Tensor) -> Tensor:
-    """Eq. 4 as a logarithm: log max(softmax(s), softmax(a)), of the shape of `s`."""
-    return torch.maximum(*log_branches(s, a))
+def final_score(s: Tensor, a: Tensor, *, branch: Branch = "both") -> Tensor:
+    """Eq. 4 as a logarithm: log max(softmax(s), softmax(a)), of the shape of `s`; or one branch alone."""
+    log_s, log_a = log_branches(s, a)
+    if branch == "both":
+        return torch.maximum(log_s, log_a)
+    return log_s if branch == "direct" else log_a
+
+
+def to_unit_scale(values: Tensor) -> Tensor:
+    """Values (L, ..., d) over their root mean square over all neurons: zeros stay, and so does the order."""
+    size = values.square().mean((0, -1), keepdim=True).sqrt()
+    return torch.where(size > 0, values / size, values)
 
 
 def over_positions(values: Tensor, *, how: Literal["mean", "max"]) -> Tensor:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from nam.reduction.base import Context, Method, Needs, Norm, contributions_of
-from nam.reduction.functional import Aggregate, final_score, gate, over_positions
+from nam.reduction.functional import (
+    Aggregate,
+    Branch,
+    final_score,
+    gate,
+    over_positions,
+    to_unit_scale,
+)
 from nam.reduction.vocabulary import first_tokens
 
 #: Eq. 7 lets a neuron pass when its first word is any form of the concept, exactly the token produced at the
@@ -31,6 +38,9 @@ class Nam(Method):
         norm: "ignore" the final norm as the paper does, or "fold" it into the direction.
         aggregate: How the target's positions become one.
         gate: Which neurons eq. 7 lets pass; for words only.
+        scale: Eq. 4 depends on the sizes of s and a: "raw" takes them as they are, as the paper does, "unit"
+            divides each by its root mean square over all neurons first.
+        branch: Which of eq. 4's two shares count.
         region: For pictures, use the relevance R, or 1 in every dimension.
     """
 
@@ -40,17 +50,24 @@ class Nam(Method):
     norm: Norm = "ignore"
     aggregate: Aggregate = "mean"
     gate: Gate = "forms"
+    scale: Literal["raw", "unit"] = "raw"
+    branch: Branch = "both"
     region: bool = True
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         scores = []
         for context, s in zip(contexts, self._effects(contexts), strict=True):
             if self.aggregate == "each":
-                scores.append(final_score(s, context.activations).mean(1))
+                scores.append(self._final(s, context.activations).mean(1))
             else:
                 a = over_positions(context.activations, how=self.aggregate)
-                scores.append(final_score(over_positions(s, how=self.aggregate), a))
+                scores.append(self._final(over_positions(s, how=self.aggregate), a))
         return scores
+
+    def _final(self, s: Tensor, a: Tensor) -> Tensor:
+        if self.scale == "unit":
+            s, a = to_unit_scale(s), to_unit_scale(a)
+        return final_score(s, a, branch=self.branch)
 
     def branches(self, context: Context) -> tuple[Tensor, Tensor]:
         """s and a of eq. 4 for one target, (L, d) each, to see which of them decides (`log_branches`)."""

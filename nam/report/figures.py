@@ -59,6 +59,7 @@ def layer_figure(counts: Mapping[int, Mapping[str, Sequence[int] | NDArray[np.in
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(3.4 * len(counts), 2.3), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     panels = figure.subplots(1, len(counts), squeeze=False)[0]
     for panel, (top, kinds) in zip(panels, counts.items(), strict=True):
         width = 0.8 / len(kinds)

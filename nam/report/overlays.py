@@ -31,8 +31,11 @@ def overlay(picture: Image.Image, mask: NDArray[np.bool_], *, side: int = SIDE) 
     """
     base = np.asarray(enlarge(picture, side=side))
     height, width = base.shape[:2]
-    region = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
-    tinted = cv2.addWeighted(base, 0.62, np.full_like(base, TINT), 0.38, 0)
+    grey = cv2.resize(
+        np.where(mask, 255, 0).astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    region = (grey > 127).astype(np.uint8)
+    tinted = cv2.addWeighted(base, 0.7, np.full_like(base, TINT), 0.3, 0)
     marked = np.where(region[..., None] > 0, tinted, base)
     contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(marked, contours, -1, (255, 255, 255), 4, cv2.LINE_AA)
@@ -44,7 +47,9 @@ def enlarge(picture: Image.Image, *, side: int = SIDE) -> Image.Image:
     """The picture as RGB with `side` pixels at its longest side."""
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    return picture.convert("RGB").resize(
+        size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    )
 
 
 def data_uri(picture: Image.Image) -> str:

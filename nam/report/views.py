@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 Words = Mapping[tuple[int, int], str]
 
 
+#: Side of the small pictures of the overview, in pixels.
+THUMBNAIL = 112
+
+
 @dataclass(frozen=True)
 class NeuronView:
     """A row of a table of neurons; `bar` is the length of its bar, 0 to 1."""
 
     name: str
-    words: str
-    score: float
+    words: Markup
+    score: str
     bar: float
     both: bool = False
 
@@ -69,12 +73,13 @@ class SampleView:
     input: str | None
     picture: str | None
     overlay: str | None
+    thumbnail: str | None
     relevance: tuple[Heat, ...]
     neurons: tuple[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]], ...]
 
 
-def concept_view(run: Run, concept: str, method: str, *, top: int) -> ConceptView:
-    """What the run found out about a concept by one method, over all its samples."""
+def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, top: int) -> ConceptView:
+    """What the run found out about a concept (its words are `forms`) by one method, over all its samples."""
     means = {
         modality: run.scores(concept, modality, method)
         for modality in ("text", "image")
@@ -82,9 +87,11 @@ def concept_view(run: Run, concept: str, method: str, *, top: int) -> ConceptVie
     }
     shown = {modality: _best(mean.scores, top) for modality, mean in means.items()}
     shared = set(shown.get("text", ())) & set(shown.get("image", ()))
-    words = _words(run, concept, method, {place for places in shown.values() for place in places})
+    words = run.words(place for places in shown.values() for place in places)
     tables: dict[str, tuple[NeuronView, ...]] = {
-        modality: _table(places, [float(means[modality].scores[place]) for place in places], words, shared)
+        modality: _table(
+            places, [float(means[modality].scores[place]) for place in places], words, shared, forms
+        )
         for modality, places in shown.items()
     }
     figure, overlap = None, []
@@ -92,9 +99,7 @@ def concept_view(run: Run, concept: str, method: str, *, top: int) -> ConceptVie
         text, image = means["text"].scores, means["image"].scores
         sizes = top_sizes(text.size)
         figure = layer_figure({size: layer_counts(text, image, top=size) for size in sizes})
-        overlap = [
-            (size, int((top_set(text, top=size) & top_set(image, top=size)).sum())) for size in sizes
-        ]
+        overlap = [(size, int((top_set(text, top=size) & top_set(image, top=size)).sum())) for size in sizes]
     return ConceptView(
         concept=concept,
         method=method,
@@ -107,10 +112,14 @@ def concept_view(run: Run, concept: str, method: str, *, top: int) -> ConceptVie
     )
 
 
-def sample_views(run: Run, rows: DataFrame, *, top: int) -> list[SampleView]:
-    """The samples of these rows of samples.parquet."""
-    neurons = run.read_neurons(samples=rows["id"].tolist(), top=top)
+def sample_views(run: Run, rows: DataFrame, neurons: DataFrame) -> list[SampleView]:
+    """The samples of these rows of samples.parquet, with those of `neurons` that are theirs."""
     return [_sample(run, row, neurons[neurons["sample"] == row["id"]]) for row in rows.to_dict("records")]
+
+
+def forms_of(row: Mapping[Any, Any]) -> list[str]:
+    """The words that stand for the concept of a row of samples.parquet."""
+    return [] if row["forms"] is None else [str(form) for form in row["forms"]]
 
 
 def bars(scores: Sequence[float]) -> list[float]:
@@ -135,46 +144,50 @@ def _best(scores: np.ndarray[Any, Any], top: int) -> list[tuple[int, int]]:
     return [(int(layer), int(unit)) for layer, unit in zip(layers, units, strict=True)]
 
 
-def _words(run: Run, concept: str, method: str, places: set[tuple[int, int]]) -> Words:
-    """Words of these neurons, from the rows of the concept's samples."""
-    rows = run.read_neurons(concept=concept, method=method, neurons=places)
-    return {
-        (int(layer), int(unit)): words
-        for layer, unit, words in zip(rows["layer"], rows["unit"], rows["words"], strict=True)
-    }
-
-
 def _table(
-    places: Sequence[tuple[int, int]], scores: Sequence[float], words: Words, shared: set[tuple[int, int]]
+    places: Sequence[tuple[int, int]],
+    scores: Sequence[float],
+    words: Words,
+    shared: set[tuple[int, int]],
+    forms: Sequence[str],
 ) -> tuple[NeuronView, ...]:
     return tuple(
-        NeuronView(f"L{place[0]}.U{place[1]}", words.get(place, ""), score, bar, place in shared)
+        NeuronView(
+            name=f"L{place[0]}.U{place[1]}",
+            words=Markup(marked_text(words.get(place, ""), forms)),
+            score=f"{score:.2f}" if score == 0 or 0.01 <= abs(score) < 1e4 else f"{score:.1e}",
+            bar=bar,
+            both=place in shared,
+        )
         for place, score, bar in zip(places, scores, bars(scores), strict=True)
     )
 
 
-def _sample(run: Run, row: dict[str, Any], neurons: DataFrame) -> SampleView:
-    forms = [str(form) for form in row["forms"]]
+def _sample(run: Run, row: Mapping[Any, Any], neurons: DataFrame) -> SampleView:
+    forms = forms_of(row)
     picture, mask = _open(run, row["picture"]), _open(run, row["mask"])
     asked = _open(run, row["input"])
     marked = None
     if picture is not None and mask is not None:
-        marked = data_uri(overlay(picture, np.asarray(mask.convert("L")) > 127))
+        marked = overlay(picture, np.asarray(mask.convert("L")) > 127)
     return SampleView(
-        id=row["id"],
-        prompt=Markup(marked_text(row["prompt"], forms)),
-        text=Markup(marked_text(row["text"], forms)),
-        status=row["status"],
+        id=_text(row["id"]),
+        prompt=Markup(marked_text(_text(row["prompt"]), forms)),
+        text=Markup(marked_text(_text(row["text"]), forms)),
+        status=_text(row["status"]),
         error=_text(row["error"]),
         input=data_uri(enlarge(asked)) if asked else None,
         picture=data_uri(enlarge(picture)) if picture else None,
-        overlay=marked,
+        overlay=data_uri(marked) if marked else None,
+        thumbnail=data_uri(enlarge(marked, side=THUMBNAIL)) if marked else None,
         relevance=_heat(row["relevance"]),
-        neurons=tuple(_sample_tables(neurons)),
+        neurons=tuple(_sample_tables(neurons, forms)),
     )
 
 
-def _sample_tables(neurons: DataFrame) -> list[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]]]:
+def _sample_tables(
+    neurons: DataFrame, forms: Sequence[str]
+) -> list[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]]]:
     """Per method: its T-neurons and its I-neurons."""
     found = []
     for method in dict.fromkeys(neurons["method"]):
@@ -185,7 +198,7 @@ def _sample_tables(neurons: DataFrame) -> list[tuple[str, tuple[NeuronView, ...]
         tables = []
         for part, where in zip(parts, places, strict=True):
             words = dict(zip(where, part["words"], strict=True))
-            tables.append(_table(where, [float(score) for score in part["score"]], words, shared))
+            tables.append(_table(where, [float(score) for score in part["score"]], words, shared, forms))
         found.append((method, tables[0], tables[1]))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +102,6 @@ class Run:
         modality: str | None = None,
         method: str | None = None,
         top: int | None = None,
-        neurons: Iterable[tuple[int, int]] | None = None,
     ) -> DataFrame:
         """Rows of neurons.parquet, in its order; memory holds only those that are asked for.
 
@@ -112,7 +111,6 @@ class Run:
             modality: "text" or "image".
             method: Of this method only.
             top: Ranks 1 to `top` only.
-            neurons: Of these neurons, (layer, unit), only.
         """
         wanted = None
         equal = {"concept": concept, "modality": modality, "method": method}
@@ -121,13 +119,30 @@ class Run:
             conditions.append(pc.field("sample").isin(pa.array(samples, pa.string())))
         if top is not None:
             conditions.append(pc.field("rank") <= top)
-        if neurons is not None:
-            codes = [(layer << 32) + unit for layer, unit in neurons]
-            places = pc.field("layer").cast(pa.int64()) * (1 << 32) + pc.field("unit").cast(pa.int64())
-            conditions.append(places.isin(pa.array(codes, pa.int64())))
         for condition in conditions:
             wanted = condition if wanted is None else wanted & condition
         return self._read("neurons", NEURONS, wanted)
+
+    def words(self, neurons: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        """The words of those of these neurons, (layer, unit), that neurons.parquet lists.
+
+        It reads no further than needed.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
+        missing = set(neurons)
+        found: dict[tuple[int, int], str] = {}
+        for path in self._files("neurons"):
+            for table in _rows(path, _PLACES, None):
+                if not missing:
+                    return found
+                codes = pa.array([(layer << 32) + unit for layer, unit in missing], pa.int64())
+                at = pc.add(pc.multiply(table["layer"].cast(pa.int64()), 1 << 32), table["unit"])
+                for row in table.filter(pc.is_in(at, codes)).to_pylist():
+                    found[row["layer"], row["unit"]] = row["words"] or ""
+                missing -= set(found)
+        return found
 
     @cached_property
     def done(self) -> frozenset[int]:
@@ -192,21 +207,24 @@ class Run:
         return frame.drop(columns="index") if schema is NEURON_SHARDS else frame
 
 
-def _rows(path: Path, schema: pa.Schema, wanted: pc.Expression | None) -> list[pa.Table]:
-    """The wanted rows of a parquet file.
+#: The columns that tell the words of a neuron.
+_PLACES = pa.schema([NEURONS.field(name) for name in ("layer", "unit", "words")])
+
+
+def _rows(path: Path, schema: pa.Schema, wanted: pc.Expression | None) -> Iterator[pa.Table]:
+    """The wanted rows of a parquet file, a part at a time.
 
     Raises:
         StoreError: it is damaged, lacks a column, or holds other types.
     """
-    found = []
     with shards.open_parquet(path) as file:
         missing = [name for name in schema.names if name not in file.schema_arrow.names]
         if missing:
             raise StoreError(f"{path} lacks the column {missing[0]}")
-        for batch in shards.read_batches(path, file):
+        for batch in shards.read_batches(path, file, schema.names):
             try:
                 table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-                found.append(table if wanted is None else table.filter(wanted))
+                table = table if wanted is None else table.filter(wanted)
             except (pa.ArrowException, ValueError) as error:
                 raise StoreError(f"{path} holds a damaged table: {error}") from error
-    return found
+            yield table

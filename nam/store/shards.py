@@ -153,14 +153,19 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
-def read_batches(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: Path, file: pq.ParquetFile, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The rows of an open parquet file, a part at a time.
+
+    Args:
+        columns: Of these columns only.
 
     Raises:
         StoreError: it is damaged.
     """
     try:
-        yield from file.iter_batches(batch_size=ROWS)
+        yield from file.iter_batches(batch_size=ROWS, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 

@@ -141,12 +141,9 @@ class RunWriter:
         if self.rank != 0:
             raise StoreError(f"process 0 finishes a run, not process {self.rank}")
         self.flush()
-        for kind, schema, name in (
-            ("neurons", NEURONS, NEURONS_FILE),
-            ("scores", None, SCORES_FILE),
-            ("samples", SAMPLES, SAMPLES_FILE),
-        ):
-            merge(few_shards(self.folder, kind), self.folder / name, schema)
+        merge(few_shards(self.folder, "neurons"), self.folder / NEURONS_FILE, NEURONS)
+        merge(few_shards(self.folder, "scores"), self.folder / SCORES_FILE, None)
+        merge(few_shards(self.folder, "samples"), self.folder / SAMPLES_FILE, SAMPLES)
         write_json(self.folder / METRICS_FILE, dict(metrics or {}))
         self._manifest = {**self._manifest, **manifest, "status": "finished"}
         write_json(self.folder / MANIFEST_FILE, self._manifest)

@@ -105,9 +105,11 @@ def test_misuse_is_named(shared_gill: GILL) -> None:
         shared_gill.replay([generation], record=Recorder(shared_gill, where=[[99]]))
     with pytest.raises(InputError, match="no positions are given for sample 1"):
         shared_gill.replay([generation] * 2, record=Recorder(shared_gill, where=[[1]]))
-    with pytest.raises(InputError, match="read twice"), recorder:
-        shared_gill.replay([generation])
-        shared_gill.replay([generation])
+    recorder.__enter__()
+    shared_gill.replay([generation])
+    shared_gill.replay([generation])
+    with pytest.raises(InputError, match="read twice"):
+        recorder.__exit__(None, None, None)
     ids = torch.tensor([generation.token_ids])
     with pytest.raises(ModelError, match="not announced"), recorder:
         shared_gill.language_model(ids)

@@ -1,0 +1,133 @@
+"""report.html: one file that opens offline and needs no knowledge of the method."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from nam.report.views import ConceptView, SampleView, concept_view, forms_of, sample_views
+from nam.store import Run
+from nam.store.files import atomic, clean
+
+#: Name of the report inside the run folder.
+REPORT_FILE = "report.html"
+
+#: Most samples that are shown in all, so that the file stays small.
+_SAMPLES = 240
+
+#: Ids that are listed beside the reason of an error.
+_IDS = 6
+
+
+@dataclass(frozen=True)
+class ConceptPart:
+    """All of a report about one concept."""
+
+    name: str
+    forms: tuple[str, ...]
+    views: tuple[ConceptView, ...]
+    samples: tuple[SampleView, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class ErrorView:
+    """A reason why samples have no scores, and the samples."""
+
+    reason: str
+    count: int
+    ids: tuple[str, ...]
+
+
+def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
+    """Write report.html into the run folder, of a finished or an interrupted run.
+
+    Args:
+        run: The run.
+        top: Neurons in a concept's tables; a sample's tables show half of them.
+        samples: Most samples shown per concept, the first ones; the tables of the run hold all.
+
+    Raises:
+        StoreError: the run is damaged, or the report cannot be written.
+    """
+    rows = run.samples.fillna({"concept": ""})
+    groups = {name: rows[rows["concept"] == name] for name in dict.fromkeys(rows["concept"])}
+    each = max(1, min(samples, _SAMPLES // max(1, len(groups))))
+    ids = [id for group in groups.values() for id in group["id"].head(each)]
+    neurons = run.read_neurons(samples=ids, top=max(1, top // 2))
+    parts = []
+    for name, mine in groups.items():
+        methods = sorted({method for concept, _, method in run.keys if concept == name})
+        forms = tuple(forms_of(mine.iloc[0]))
+        parts.append(
+            ConceptPart(
+                name=name,
+                forms=forms,
+                views=tuple(concept_view(run, name, forms, method, top=top) for method in methods),
+                samples=tuple(sample_views(run, mine.head(each), neurons)),
+                total=len(mine),
+            )
+        )
+    page = _template().render(
+        run=run.folder.name,
+        manifest=run.manifest,
+        model=_model(run.manifest),
+        finished=run.finished,
+        concepts=parts,
+        total=len(rows),
+        failed=int((rows["status"] == "error").sum()),
+        pictures=int(rows["picture"].notna().sum()),
+        errors=error_views(run),
+        methods=sorted({method for _, _, method in run.keys}),
+        facts=_facts(run),
+    )
+    path = run.folder / REPORT_FILE
+    with atomic(path) as temporary:
+        temporary.write_text(clean(page), encoding="utf-8")
+    return path
+
+
+def error_views(run: Run) -> list[ErrorView]:
+    """Every reason for an error, the most frequent first."""
+    failed = run.samples[run.samples["status"] == "error"]
+    counts = Counter(failed["error"])
+    return [
+        ErrorView(reason, count, tuple(failed.loc[failed["error"] == reason, "id"].head(_IDS)))
+        for reason, count in counts.most_common()
+    ]
+
+
+def _model(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Name and sizes of the model, whatever a damaged manifest holds."""
+    model = manifest.get("model")
+    return model if isinstance(model, dict) else {}
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What one needs to repeat the run, as name and value."""
+    facts = []
+    for name, value in run.manifest.items():
+        if name == "model":
+            continue
+        if name == "peak_memory" and isinstance(value, dict):
+            value = {key: f"{size / 2**20:,.0f} MiB" for key, size in value.items() if isinstance(size, int)}
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+        if value not in (None, "", []):
+            facts.append((name.replace("_", " "), str(value)))
+    return facts
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("nam.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")

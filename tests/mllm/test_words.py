@@ -1,0 +1,42 @@
+"""Words of neurons against the unembedding computed in one piece."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nam.errors import InputError
+from nam.mllm import words as module
+from nam.mllm.gill import GILL
+from nam.mllm.words import WordBook, neuron_words
+from nam.types import Neuron
+
+
+@pytest.mark.parametrize("rows", [7, 8192])
+def test_words_have_the_highest_logits(shared_gill: GILL, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(module, "_NEURONS", 2)
+    neurons = [Neuron(1, 63), Neuron(0, 0), Neuron(0, 5), Neuron(1, 63)]
+    tokenizer = shared_gill.tokenizer
+    special = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id]
+    found = neuron_words(shared_gill, neurons, count=3)
+    for neuron, mine in zip(neurons, found, strict=True):
+        vector = shared_gill.ffn_sites[neuron.layer].value_vectors[:, neuron.unit].float()
+        logits = shared_gill.unembedding.float() @ vector
+        logits[special] = -torch.inf
+        expected = [tokenizer.decode([token]) for token in logits.topk(3).indices.tolist()]
+        assert list(mine) == expected
+
+
+def test_a_word_book_looks_up_once(shared_gill: GILL, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = WordBook(shared_gill, count=2)
+    first = book([Neuron(0, 3), Neuron(1, 4)])
+    monkeypatch.setattr(module, "_best_tokens", None)
+    assert book([Neuron(1, 4), Neuron(0, 3)]) == first[::-1]
+
+
+def test_neurons_that_do_not_exist(shared_gill: GILL) -> None:
+    with pytest.raises(InputError, match=r"has no neuron L2\.U0: its last is L1\.U63"):
+        neuron_words(shared_gill, [Neuron(2, 0)])
+    with pytest.raises(InputError, match="at least one word"):
+        neuron_words(shared_gill, [Neuron(0, 0)], count=0)

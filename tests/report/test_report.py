@@ -1,0 +1,242 @@
+"""The report of made-up runs: complete, offline, and nothing from data gets into its HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nam.report import build_report
+from nam.report.figures import layer_counts, layer_figure, top_sizes
+from nam.report.overlays import enlarge, marked_text, overlay
+from nam.report.views import bars
+from nam.store import Run, RunWriter, SampleResult, StoreError
+from nam.types import Concept, Neuron
+from tests.store.results import MANIFEST, result, words
+
+EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> {{ 7 * 7 }}"
+
+
+#: The template's own tags.
+ALLOWED = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "div",
+        "span",
+        "b",
+        "i",
+    ),
+    *("section", "table", "tr", "th", "td", "mark", "details", "summary", "figure", "figcaption", "img", "a"),
+    "footer",
+}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside style sheets."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._skip = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._skip = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def _run(
+    folder: Path, results: Sequence[SampleResult], *, finish: bool = True, words: Any = words, **manifest: Any
+) -> Run:
+    with RunWriter(folder, manifest={**MANIFEST, **manifest}, words=words, top=20) as writer:
+        for one in results:
+            writer.add(one)
+        if finish:
+            writer.finish()
+    return Run(folder)
+
+
+def _page(run: Run, **options: Any) -> Page:
+    path = build_report(run, **options)
+    assert path == run.folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path) -> None:
+    page = _page(_run(tmp_path, [result(index, empty_mask=index == 5) for index in range(6)]))
+    for expected in ("horse", "car", "fish", "image: no fish in the picture", "made up", "draw a fish."):
+        assert expected in page.text
+    best = result(0).scores[0].scores.flatten() + result(3).scores[0].scores.flatten()
+    assert str(Neuron(*divmod(int(best.argmax()), 40))) in page.text
+    sources = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href")]
+    assert sources
+    assert all(str(source).startswith(("data:image/", "#concept-")) for source in sources)
+    figures = [source for source in sources if str(source).startswith("data:image/svg")]
+    assert len(figures) == 3
+    assert page.count("script") == page.count("link") == 0
+    heat = [attrs["title"] for _, attrs in page.tags if str(attrs.get("title")).startswith("[IMG")]
+    assert len(heat) == 8 * 5  # five samples have a region
+    assert page.count("details") == 6
+
+
+def test_an_interrupted_run_and_an_empty_one(tmp_path: Path) -> None:
+    page = _page(_run(tmp_path / "some", [result(0)], finish=False))
+    assert "has not come to its end" in page.text
+    assert "horse" in page.text
+    assert "0samples" in re.sub(r"\s", "", _page(_run(tmp_path / "none", [])).text)
+
+
+def test_only_some_samples_of_many_are_shown(tmp_path: Path) -> None:
+    page = _page(_run(tmp_path, [replace(result(0), index=i, id=f"s{i}") for i in range(5)]), samples=2)
+    assert page.count("details") == 2
+    assert "the first 2 of 5" in page.text
+
+
+def test_several_methods_stand_apart(tmp_path: Path) -> None:
+    made = result(0)
+    both = (*made.scores, *(replace(one, method="acu") for one in made.scores))
+    page = _page(_run(tmp_path, [replace(made, scores=both)]))
+    assert "Shown by the method acu" in page.text
+    assert page.count("details") == 3
+
+
+def test_nothing_from_data_enters_the_page_unescaped(tmp_path: Path) -> None:
+    def evil_words(neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
+        return [(EVIL,) for _ in neurons]
+
+    concept = Concept(EVIL, ("alert", EVIL))
+    made = result(0)
+    scores = tuple(replace(one, concept=concept, method=f"nam{EVIL}".replace("|", "")) for one in made.scores)
+    bad = replace(made, id=EVIL, prompt=EVIL, text=f"so {EVIL}", concept=concept, scores=scores)
+    worse = replace(bad, index=1, scores=(), errors=(("image", EVIL),))
+    run = _run(tmp_path, [bad, worse], words=evil_words, model={"name": EVIL, "layers": EVIL, "units": 1})
+    page = _page(run)
+    assert page.count("script") == 0
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert all(
+        attrs["src"].startswith("data:image/") for tag, attrs in page.tags if tag == "img" and attrs["src"]
+    )
+    assert page.text.count(EVIL) > 10
+    assert {tag for tag, _ in page.tags} <= ALLOWED
+
+
+@settings(max_examples=12, deadline=None)
+@given(texts=st.lists(st.text(max_size=30), min_size=5, max_size=5))
+def test_any_text_is_only_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    name, form, prompt, answer, reason = texts
+    concept = Concept(name, (form,))
+    made = result(0)
+    scores = tuple(replace(one, concept=concept) for one in made.scores[:1])
+    some = replace(made, id=prompt, concept=concept, prompt=prompt, text=answer, scores=scores)
+    run = _run(
+        tmp_path_factory.mktemp("run"),
+        [some, replace(some, index=1, scores=(), errors=(("", reason or "?"),))],
+    )
+    page = _page(run, top=2)
+    assert {tag for tag, _ in page.tags} <= ALLOWED
+
+
+def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    run = _run(tmp_path, [result(0), result(3)])
+    (tmp_path / run.samples["picture"][0]).write_bytes(b"no picture")
+    (tmp_path / run.samples["mask"][1]).unlink()
+    page = _page(run)
+    captions = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert captions.count("picture drawn") == 1
+    assert not any("region" in str(caption) for caption in captions)
+
+
+def test_a_path_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    import pandas as pd
+
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
+    run = _run(tmp_path / "run", [result(0)])
+    samples = pd.read_parquet(run.folder / "samples.parquet")
+    samples["picture"] = "../secret.png"
+    samples.to_parquet(run.folder / "samples.parquet")
+    page = _page(Run(run.folder))
+    assert not any(attrs["alt"] == "picture drawn" for tag, attrs in page.tags if tag == "img")
+
+
+def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _run(tmp_path, [result(0)])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StoreError, match=r"the disk is full: cannot write .*report\.html"):
+        build_report(run)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_layers_of_the_top_neurons() -> None:
+    text = np.array([[9.0, 8, 1], [0, 7, 2]])
+    image = np.array([[9.0, 1, 2], [8, 7, 0]])
+    counts = {kind: values.tolist() for kind, values in layer_counts(text, image, top=3).items()}
+    assert counts == {"T": [2, 1], "I": [1, 2], "T and I": [1, 1], "T or I": [2, 2]}
+    assert layer_figure({3: layer_counts(text, image, top=3)}).startswith("data:image/svg+xml;base64,")
+    assert top_sizes(6) == (1,)
+
+
+def test_an_overlay_changes_the_region_and_its_outline_alone() -> None:
+    picture = Image.fromarray(np.full((64, 64, 3), 120, np.uint8))
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    marked = np.asarray(overlay(picture, mask, side=256)).astype(int)
+    changed = np.abs(marked - 120).max(axis=2) > 2
+    assert marked.shape == (256, 256, 3)
+    assert changed[64:192, 64:192].all()
+    assert not changed[:58].any()
+    assert not changed[:, 198:].any()
+    assert np.array_equal(overlay(picture, np.zeros((64, 64), bool)), enlarge(picture))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3)])
+def test_pictures_of_any_size_fit(size: tuple[int, int]) -> None:
+    assert max(enlarge(Image.new("RGB", size), side=64).size) == 64
+    assert max(overlay(Image.new("RGB", size), np.ones((5, 9), bool), side=64).size) == 64
+
+
+def test_marked_words() -> None:
+    assert marked_text("A Horse & horses.", ("horse", "horses")) == (
+        "A <mark>Horse</mark> &amp; <mark>horses</mark>."
+    )
+    assert marked_text("seahorse", ("horse", " ")) == "seahorse"
+    assert marked_text("<b>", ()) == "&lt;b&gt;"
+
+
+def test_bars_are_proportions() -> None:
+    np.testing.assert_allclose(bars([-1.0, -2.0, -3.0]), np.exp([0.0, -1, -2]))
+    assert bars([2.0, 1.0, -1.0]) == [1.0, 0.5, 0.0]
+    assert bars([]) == []
