@@ -20,8 +20,9 @@ class LanguagePart(Part):
 
     Left to itself a model this small keeps its knowledge in embeddings and attention, and its FFNs can be
     removed. So gradients are routed (Cloud et al. 2024, "Gradient Routing"): texts whose answer takes
-    knowledge train the FFNs of those layers and where attention looks (queries and keys), nothing else; all
-    other texts train everything, and those FFNs are silenced in `silence` of their batches.
+    knowledge train the FFNs of those layers, where attention looks (queries and keys), and the unembedding,
+    though not the embedding that it is tied to; all other texts train everything, and those FFNs are silenced
+    in `silence` of their batches.
 
     Every token is predicted; those of the prompt weigh `prompt_weight`, those of the answer 1. `model` holds
     OPTConfig's arguments.
@@ -74,6 +75,8 @@ class LanguagePart(Part):
     def _logits(self, ids: Tensor, mask: Tensor, *, knowledge: bool) -> Tensor:
         inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if knowledge and self.training:
+            embeds = self.model.get_input_embeddings()(ids).detach()
+            inputs = {**inputs, "input_ids": None, "inputs_embeds": embeds}
             learnt = {
                 n: p if self._holds_knowledge(n) else p.detach() for n, p in self.model.named_parameters()
             }
@@ -88,7 +91,9 @@ class LanguagePart(Part):
 
     def _holds_knowledge(self, name: str) -> bool:
         """Whether texts that take knowledge may train the parameter of that name."""
-        if name.endswith(("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")):
+        if name.endswith(
+            ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias", "embed_tokens.weight")
+        ):
             return True
         return any(f"layers.{layer}.fc" in name for layer in self.knowledge_layers)
 

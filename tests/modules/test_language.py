@@ -42,7 +42,29 @@ def test_knowledge_trains_its_ffns_and_where_attention_looks(part: LanguagePart)
     assert any("layers.1.fc2" in n for n in names)
     others = {n for n in names if "layers.1.fc" not in n}
     assert others
-    assert all("q_proj" in n or "k_proj" in n for n in others)
+    assert all("q_proj" in n or "k_proj" in n or "embed_tokens" in n for n in others)
+
+
+def test_knowledge_does_not_train_what_a_word_means_to_attention(part: LanguagePart) -> None:
+    """The tied embedding is trained as the unembedding only: a word of the prompt alone is pushed down as a
+    candidate like any other, by the softmax, and not moved as an input."""
+    part.zero_grad()
+    batch = Texts().encode([KNOWN])
+    part.losses(batch)["loss"].backward()
+    grad = part.model.get_input_embeddings().weight.grad
+    part.zero_grad()
+    logits = part.model.get_output_embeddings()
+    hidden = part.model.get_decoder()(
+        batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).last_hidden_state
+    weight = logits.weight.detach().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(
+        (hidden.detach() @ weight.T)[0, :-1], batch["input_ids"][0, 1:], reduction="none"
+    )
+    answer = batch["answer_mask"][0, 1:]
+    share = torch.where(answer, 1.0, part.prompt_weight)
+    ((loss * share).sum() / share.sum()).backward()
+    torch.testing.assert_close(grad, weight.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_other_texts_train_everything(part: LanguagePart) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,9 @@ import torch
 from pandas.testing import assert_frame_equal
 
 from nam.store import Run, RunWriter, StoreError, files
-from nam.store.rows import rank_neurons
 from nam.store.schema import NEURONS, SAMPLES
 from nam.store.shards import SPANS, list_shards
-from nam.types import Concept, Scores
-from tests.store.results import LAYERS, MANIFEST, UNITS, result, words
+from tests.store.results import MANIFEST, UNITS, result, words
 
 
 def _write(folder: Path, indices: Sequence[int], *, rank: int = 0, batch: int = 2, **options: Any) -> None:
@@ -223,69 +218,3 @@ def test_processes_do_not_get_in_each_others_way(tmp_path: Path) -> None:
         first.finish(metrics={"samples": 2}, seconds=3.0)
     run = Run(tmp_path)
     assert (run.metrics, run.manifest["seconds"], run.done) == ({"samples": 2}, 3.0, {0, 1})
-
-
-def test_full_disk_is_one_line_and_the_rest_stays_readable(tmp_path: Path) -> None:
-    code = (
-        "import resource\n"
-        "from nam.store import RunWriter, StoreError\n"
-        "from tests.store.results import *\n"
-        "try:\n"
-        f"    with RunWriter({str(tmp_path)!r}, manifest=MANIFEST, words=words) as writer:\n"
-        "        writer.add(result(0)); writer.flush(); [writer.add(result(i)) for i in range(1, 40)]\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
-        "        writer.flush()\n"
-        "except StoreError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("the disk is full: cannot write ")
-    assert done.stdout.count("\n") == 1
-    assert "resume=" in done.stdout
-    assert Run(tmp_path).done == {0}
-    assert not list((tmp_path / "shards").glob("*.tmp"))
-
-
-@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(StoreError, match=f"{os.strerror(code)}.* Set run_dir"):
-        RunWriter(tmp_path / "run", manifest=MANIFEST)
-
-
-def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("")
-    with pytest.raises(StoreError, match="cannot write"):
-        RunWriter(tmp_path / "run", manifest=MANIFEST)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_become_an_error(tmp_path: Path, bad: float) -> None:
-    spoilt = result(0)
-    spoilt.scores[1].activations[1, 2] = bad
-    with RunWriter(tmp_path, manifest=MANIFEST, words=words, top=4) as writer:
-        writer.add(spoilt)
-    run = Run(tmp_path)
-    assert run.samples["error"][0] == "image: nam: a score or activation is NaN or infinite"
-    assert run.samples["text_status"][0] == "ok"
-    assert set(run.neurons["modality"]) == {"text"}
-    assert run.keys == (("horse", "text", "nam"),)
-
-
-def test_equal_scores_rank_by_layer_and_unit() -> None:
-    scores = torch.zeros(LAYERS, UNITS)
-    scores[2, 7] = 1.0
-    assert rank_neurons(scores, count=3).tolist() == [[2, 7], [0, 0], [0, 1]]
-
-
-def test_scores_of_another_model_are_refused(tmp_path: Path) -> None:
-    concept = Concept("horse")
-    small = Scores(concept, "text", "nam", torch.zeros(1, 2), torch.zeros(1, 2))
-    writer = RunWriter(tmp_path, manifest=MANIFEST)
-    writer.add(result(0))
-    writer.add(replace(result(1), concept=concept, scores=(small,)))
-    with pytest.raises(StoreError, match=r"one shape, got \(3, 40\) and \(1, 2\)"):
-        writer.flush()
