@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nam.mllm.parts import read_pretrained
 from nam.modules.part import Part, save_half
 
 
@@ -18,17 +19,31 @@ class AutoencoderPart(Part):
     The loss is the squared error; plus, times `edge_weight`, the absolute error of pixels and of neighbour
     differences, which keeps outlines crisp; plus, times `colour_weight`, the squared error of 4x4 means,
     which keeps small fills in their colour. `model` holds AutoencoderTiny's own arguments.
+
+    start_from: a weights folder whose autoencoder is trained on. train_encoder: without it the encoder stays
+    as it is, and so do the latents that a trained U-Net knows.
     """
 
     def __init__(
-        self, *, model: dict[str, Any], edge_weight: float = 0.1, colour_weight: float = 1.0, **optimiser: Any
+        self,
+        *,
+        model: dict[str, Any],
+        edge_weight: float = 0.1,
+        colour_weight: float = 1.0,
+        start_from: str | None = None,
+        train_encoder: bool = True,
+        **optimiser: Any,
     ) -> None:
         super().__init__(**optimiser)
         from diffusers import AutoencoderTiny
 
-        self.vae = cast(Any, AutoencoderTiny(**model))
+        if start_from is None:
+            self.vae = cast(Any, AutoencoderTiny(**model))
+            initialise(self.vae)
+        else:
+            self.vae = cast(Any, read_pretrained(AutoencoderTiny, Path(start_from) / "vae", torch.float32))
         self.vae.to(memory_format=torch.channels_last)
-        initialise(self.vae)
+        self.vae.encoder.requires_grad_(train_encoder)
         self.edge_weight, self.colour_weight = edge_weight, colour_weight
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
