@@ -1,4 +1,4 @@
-"""Run a model on the prompts of configs/attribute.yaml: `python attribute.py [overrides]`."""
+"""Find the neurons that make a model say or draw a concept: `python attribute.py [overrides]`."""
 
 from nam.app.attribute import main
 

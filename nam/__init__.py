@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nam.api import attribute
     from nam.errors import NamError
     from nam.mllm.load import load
 
 __version__ = "0.1.0"
-__all__ = ["NamError", "__version__", "load"]
+__all__ = ["NamError", "__version__", "attribute", "load"]
 
-_LAZY = {"load": "nam.mllm.load", "NamError": "nam.errors"}
+_LAZY = {"attribute": "nam.api", "load": "nam.mllm.load", "NamError": "nam.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,9 +35,7 @@ def text_target(mllm: MLLM, generation: Generation, concept: Concept) -> Target:
         raise TargetError(f"the tokenizer of {mllm.name} cannot spell any of: {', '.join(concept.words)}")
     places = _token_places(mllm.tokenizer, generation.answer_ids, spellable)
     if not places:
-        raise TargetError(
-            f"{concept.name!r} is not in the answer {generation.text!r}; looked for {', '.join(spellable)}"
-        )
+        raise TargetError(f"{concept.name!r} is not in the answer; looked for {', '.join(spellable)}")
     tokens = tuple(generation.answer_ids[place] for place in places)
     weight = mllm.unembedding.detach()
     rows = weight[torch.tensor(tokens, device=weight.device)]

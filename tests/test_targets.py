@@ -92,7 +92,7 @@ def test_two_words_and_letters_beyond_ascii(pieces: Any) -> None:
 
 def test_what_cannot_be_a_target_is_named(shared_gill: GILL) -> None:
     generation = generation_of(shared_gill.tokenizer, "a cat .", "a dog")
-    with pytest.raises(TargetError, match="'cat' is not in the answer 'a dog'; looked for cat, cats"):
+    with pytest.raises(TargetError, match="'cat' is not in the answer; looked for cat, cats"):
         text_target(shared_gill, generation, Concept("cat", ("cats",)))
     with pytest.raises(TargetError, match="cannot spell any of: zebra, quagga"):
         text_target(shared_gill, generation, Concept("zebra", ("quagga",)))

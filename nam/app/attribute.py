@@ -1,123 +1,181 @@
-"""`attribute.py`: ask the model for words and pictures, and lay its answers out in the run folder."""
+"""`attribute.py`: which neurons make the model say a concept, and which make it draw it."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
-from rich.table import Table
 
-from nam.app.build import build, check
+from nam.app.build import build, build_all, check, check_call
+from nam.app.callbacks import Progress
+from nam.app.closing import print_closing
 from nam.app.config import claim_run_folder, command
+from nam.app.quiet import hush
+from nam.app.totals import gather, metrics_of
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
-
-_COLUMNS, _TILE, _CAPTION = 4, 192, 40
-CAPTION_PROMPT = "a picture of"
+    from nam.modules.attribution import AttributionModule
+    from nam.store.callback import StoreWriter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What was asked, with a picture or without, and what came back."""
+class Settings:
+    """The settings of a run beside the objects it builds, as attribute.yaml explains them."""
 
-    prompt: str
-    asked: Image | None
-    text: str
-    image: Image | None
+    seed: int
+    run_dir: str
+    resume: str | None
+    overrides: list[str]
+    draw: Literal["auto"] | bool
+    max_new_tokens: int
+    record: bool
+    top: int
+    words: int
+    write_interval: int
+    report: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Of report.html: neurons in a concept's tables, and samples shown per concept."""
+
+    top: int
+    samples: int
 
 
 @command("attribute")
 def main(cfg: DictConfig) -> Path:
-    """Generate an answer to every prompt and a caption of some rendered scenes. Returns the grid's path."""
-    check(cfg.mllm, where="mllm")
-    prompts, pictures = _questions(cfg)
-    claim_run_folder(cfg)
+    """Attribute every sample of `cfg.data`. Returns the path of the report."""
+    hush()
+    check_attribution(cfg)
+    started = time.perf_counter()
+    data = build(cfg.data)
+    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
+    segmenter, relevance = build(cfg.segmenter), build(cfg.relevance)
     mllm = build(cfg.mllm)
-    answers = []
-    for index in track(range(len(prompts)), description="generating", transient=True):
-        out = mllm.generate(prompt=prompts[index], image=pictures[index], seed=cfg.seed + index)
-        answers.append(Answer(prompt=prompts[index], asked=pictures[index], text=out.text, image=out.image))
-    grid = Path(cfg.run_dir, "samples.png")
-    draw_grid(answers).save(grid)
-    write_table(answers, Path(cfg.run_dir, "samples.csv"))
-    _print(answers, grid)
-    return grid
+    from nam.hooks.callback import ActivationRecorder
+    from nam.mllm.words import WordBook
+    from nam.modules.attribution import AttributionModule
+    from nam.store.callback import StoreWriter
+
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    module = AttributionModule(
+        mllm=mllm,
+        segmenter=segmenter,
+        relevance=relevance,
+        methods=methods,
+        draw=cfg.draw,
+        max_new_tokens=cfg.max_new_tokens,
+    )
+    writer = StoreWriter(
+        folder=cfg.run_dir,
+        manifest=manifest_of(cfg, mllm, list(methods)),
+        words=WordBook(mllm, count=cfg.words),
+        top=cfg.top,
+        write_interval=cfg.write_interval,
+        resume=cfg.resume is not None,
+    )
+    callbacks: list[L.Callback] = [writer, Progress()]
+    if cfg.record:
+        callbacks.append(ActivationRecorder())
+    loggers = build_all(cfg.logger)
+    trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    claim_run_folder(cfg)
+    if cfg.resume:
+        data.done = _done(cfg.run_dir)
+    _predict(trainer, module, data, cfg.run_dir)
+    totals = gather(module.clock)
+    if not trainer.is_global_zero:
+        writer.close()
+    trainer.strategy.barrier("written")
+    if trainer.is_global_zero:
+        with Console().status("writing tables and report"):
+            _finish(
+                cfg, writer, metrics_of(cfg.run_dir, totals, seconds=time.perf_counter() - started), loggers
+            )
+        print_closing(cfg.run_dir, top=3)
+    trainer.strategy.barrier("finished")
+    return Path(cfg.run_dir, "report.html")
 
 
-def draw_grid(answers: list[Answer]) -> Image:
-    """One tile per answer: the picture asked about and the one drawn, with prompt and text below (RGB)."""
-    from PIL import Image as pil
-    from PIL import ImageDraw as pens
-
-    rows = -(-len(answers) // _COLUMNS)
-    sheet = pil.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + _CAPTION)), "white")
-    pen = pens.Draw(sheet)
-    for index, answer in enumerate(answers):
-        x, y = _TILE * (index % _COLUMNS), (_TILE + _CAPTION) * (index // _COLUMNS)
-        shown = [picture for picture in (answer.asked, answer.image) if picture is not None]
-        for place, picture in enumerate(shown):
-            side = _TILE // len(shown) - 8
-            scaled = picture.resize((side, side), pil.Resampling.NEAREST)
-            sheet.paste(scaled, (x + 4 + place * (side + 8), y + 4))
-        for line, words in enumerate((answer.prompt, f"> {answer.text}")):
-            at = (x + 4, y + _TILE + 2 + 17 * line)
-            pen.text(at, _fit(pen, words), fill="black" if line else "dimgray")
-    return sheet
-
-
-def write_table(answers: list[Answer], path: Path) -> None:
-    """One row per answer: prompt, whether a picture was given, text, whether a picture was drawn."""
-    import pandas as pd
-
-    columns = ["prompt", "picture_in", "text", "picture_out"]
-    rows = [(a.prompt, a.asked is not None, a.text, a.image is not None) for a in answers]
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+def check_attribution(cfg: DictConfig) -> None:
+    """Refuse a configuration that cannot be run, before anything is loaded. Raises ConfigError."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_call(Settings, {name: plain[name] for name in Settings.__dataclass_fields__})
+    check_call(ReportSettings, plain["report"], where="report")
+    for key in ("max_new_tokens", "top", "words", "write_interval"):
+        if cfg[key] < 1:
+            raise ConfigError(f"{key} must be at least 1, got {cfg[key]}")
+    if cfg.seed < 0:
+        raise ConfigError(f"seed must be at least 0, got {cfg.seed}")
+    for where in ("mllm", "data", "segmenter", "relevance"):
+        if cfg[where] is None or "_target_" not in cfg[where]:
+            raise ConfigError(f"'{where}' is not chosen: set {where}=NAME, one of configs/{where}")
+        check(cfg[where], where=where)
+    for where in ("reduction", "logger"):
+        check(cfg[where], where=where)
+    check(cfg.trainer, where="trainer", given={"callbacks": None, "logger": None})
+    if cfg.trainer.get("inference_mode") is not False:
+        raise ConfigError("trainer.inference_mode must be false: relevance and some methods need gradients")
+    if cfg.trainer.get("use_distributed_sampler") is not False:
+        raise ConfigError("trainer.use_distributed_sampler must be false: the data is shared out already")
 
 
-def _questions(cfg: DictConfig) -> tuple[list[str], list[Image | None]]:
-    """The prompts, and the picture that goes with each; the last `cfg.scenes` ask for a caption."""
-    from PIL import Image as pil
+def manifest_of(cfg: DictConfig, mllm: Any, methods: list[str]) -> dict[str, Any]:
+    """What is known when a run starts, for manifest.json."""
+    from nam.mllm.fingerprint import fingerprint
+    from nam.store import run_manifest
 
-    from nam.world.render import render
-    from nam.world.scene import sample_scene
-
-    prompts = OmegaConf.to_container(cfg.prompts)
-    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ConfigError(f"prompts must be a list of texts, got {prompts!r}")
-    for key in ("seed", "scenes"):
-        if not isinstance(cfg[key], int) or cfg[key] < 0:
-            raise ConfigError(f"{key} must be a whole number from 0, got {cfg[key]!r}")
-    rng = np.random.default_rng(cfg.seed)
-    drawn = [render(sample_scene(rng, split="test"), rng=rng).image for _ in range(cfg.scenes)]
-    scenes = [pil.fromarray(image) for image in drawn]
-    if not prompts and not scenes:
-        raise ConfigError("nothing to ask: set prompts=[...] or scenes=2")
-    return [*map(str, prompts), *[CAPTION_PROMPT] * len(scenes)], [*[None] * len(prompts), *scenes]
+    sites = mllm.ffn_sites
+    chosen = {key: str(cfg[key]["_target_"]).rpartition(".")[2] for key in ("segmenter", "relevance")}
+    return run_manifest(
+        model=mllm.name,
+        revision=fingerprint(mllm),
+        seed=cfg.seed,
+        layers=len(sites),
+        units=sites[0].width,
+        settings={"methods": methods, **chosen, "overrides": list(cfg.overrides)},
+    )
 
 
-def _fit(pen: ImageDraw, words: str) -> str:
-    """Cut words to a tile's width."""
-    if pen.textlength(words) <= _TILE - 8:
-        return words
-    while pen.textlength(f"{words}...") > _TILE - 8:
-        words = words[:-1]
-    return f"{words}..."
+def _done(folder: str) -> frozenset[int]:
+    """The samples that an interrupted run has finished."""
+    from nam.store import Run
+
+    return Run(folder).done if Path(folder, "manifest.json").is_file() else frozenset()
 
 
-def _print(answers: list[Answer], grid: Path) -> None:
-    table = Table("prompt", "answer", "picture")
-    for answer in answers:
-        asked = f"[picture] {answer.prompt}" if answer.asked is not None else answer.prompt
-        table.add_row(escape(asked), escape(answer.text), "yes" if answer.image else "")
-    console = Console()
-    console.print(table)
-    console.print(f"pictures: {grid}", highlight=False, soft_wrap=True)
+def _predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: str) -> None:
+    try:
+        trainer.predict(module, datamodule=data, return_predictions=False)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        if trainer.is_global_zero:
+            line = f"interrupted: what was finished can be read in {folder}; go on with resume={folder}"
+            Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+        raise SystemExit(130) from stop
+
+
+def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], loggers: list[Any]) -> None:
+    """Merge the tables, then write and track what follows from them."""
+    from nam.report import build_report
+    from nam.report.tops import own_words, top_neurons
+    from nam.report.tracking import track
+    from nam.store import Run
+    from nam.store.files import write_json
+    from nam.store.provenance import now
+
+    peak, seconds = metrics["peak_memory"], metrics["seconds"]
+    writer.finish(metrics=metrics, finished=now(), seconds=seconds, peak_memory=peak)
+    run = Run(cfg.run_dir)
+    tops = top_neurons(run, top=cfg.report.top)
+    metrics["own_words"] = own_words(run, tops)
+    write_json(run.folder / "metrics.json", metrics)
+    build_report(run, top=cfg.report.top, samples=cfg.report.samples)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    track(loggers, run, settings=settings, metrics=metrics, tops=tops)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from rich.console import Console
 
 from nam.app.build import build, build_all, build_data, check, check_call
 from nam.app.config import claim_run_folder, command, compose, group_options
+from nam.app.quiet import hush
 from nam.errors import ConfigError
 
 Metrics = dict[str, float]
@@ -36,7 +35,7 @@ class Settings:
 @command("train")
 def main(cfg: DictConfig) -> dict[str, Metrics]:
     """Train `cfg.part`, or each of `cfg.parts`. Returns the last logged metrics of each part."""
-    _hush()
+    hush()
     jobs = [cfg] if cfg.parts is None else [_compose_part(cfg, part) for part in cfg.parts]
     for job in jobs:
         check_training(job)
@@ -120,24 +119,6 @@ def _last_checkpoint(cfg: DictConfig) -> str | None:
     if not path.is_file():
         raise ConfigError(f"resume={cfg.resume}: there is no {path} to go on from")
     return str(path)
-
-
-def _hush() -> None:
-    """Keep advertisements, loading reports and remarks about frozen or one-epoch parts off the terminal."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    remarks = (
-        "The number of training batches",
-        "Total length of `list`",
-        "Checkpoint directory",
-        "Found .* in eval",
-    )
-    for remark in (*remarks, ".*num_workers"):
-        warnings.filterwarnings("ignore", message=remark)
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
 
 
 def _write_json(path: Path, values: Metrics) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nam.mllm.parts import read_pretrained
 from nam.modules.part import Part, save_half
 from nam.world.tokenizer import build_tokenizer
 
@@ -18,14 +19,13 @@ from nam.world.tokenizer import build_tokenizer
 class LanguagePart(Part):
     """Trains transformers' OPTForCausalLM on the world's text, knowledge in the FFNs of `knowledge_layers`.
 
-    Left to itself a model this small keeps its knowledge in embeddings and attention, and its FFNs can be
-    removed. So gradients are routed (Cloud et al. 2024, "Gradient Routing"): texts whose answer takes
-    knowledge train the FFNs of those layers, where attention looks (queries and keys), and the unembedding,
-    though not the embedding that it is tied to; all other texts train everything, and those FFNs are silenced
-    in `silence` of their batches.
+    Left to itself a model this small keeps what it knows in embeddings and attention, and its FFNs can be
+    removed. So in `silence` of the batches those FFNs are silenced, and the model then learns to do without
+    knowledge: texts that take none are learnt as they are, and in answers that take some, random nouns stand
+    in place of the right ones.
 
     Every token is predicted; those of the prompt weigh `prompt_weight`, those of the answer 1. `model` holds
-    OPTConfig's arguments.
+    OPTConfig's arguments. start_from: a weights folder whose language model is trained on.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class LanguagePart(Part):
         knowledge_layers: Sequence[int],
         silence: float = 0.5,
         prompt_weight: float = 0.2,
+        start_from: str | None = None,
         **optimiser: Any,
     ) -> None:
         super().__init__(**optimiser)
@@ -44,58 +45,33 @@ class LanguagePart(Part):
         ids = {
             name: getattr(self.tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
         }
-        self.model = OPTForCausalLM(OPTConfig(**model, **ids, vocab_size=len(self.tokenizer)))
+        if start_from is None:
+            self.model: Any = OPTForCausalLM(OPTConfig(**model, **ids, vocab_size=len(self.tokenizer)))
+        else:
+            self.model = read_pretrained(OPTForCausalLM, Path(start_from) / "language_model", torch.float32)
         self.knowledge_layers, self.silence, self.prompt_weight = knowledge_layers, silence, prompt_weight
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        knows = batch["knows"]
-        parts = [
-            self._part({key: value[rows] for key, value in batch.items()}, knowledge=knowledge)
-            for rows, knowledge in ((knows, True), (~knows, False))
-            if rows.any()
-        ]
-        weight, loss, answer_loss, right = (torch.cat(values) for values in zip(*parts, strict=True))
-        asked = torch.cat([batch["prompted"][knows], batch["prompted"][~knows]])
+        if self.training and torch.rand(()) < self.silence:
+            with self._silent():
+                return {"loss": self._loss(batch["ignorant_ids"], batch)[0]}
+        loss, each, right = self._loss(batch["input_ids"], batch)
+        answer = batch["answer_mask"][:, 1:]
+        wrong = (~right & answer)[batch["prompted"]]
         return {
-            "loss": loss.sum() / weight.sum(),
-            "answer_loss": answer_loss.mean(),
-            "answers_right": right[asked].float().mean(),  # whole answers, teacher-forced
+            "loss": loss,
+            "answer_loss": each[answer].mean(),
+            "answers_right": 1 - wrong.any(1).float().mean(),  # whole answers, teacher-forced
         }
 
-    def _part(self, batch: dict[str, Tensor], *, knowledge: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Per row: sum of weights, weighted loss, mean answer loss, and whether the whole answer is right."""
-        ids, mask, answer = batch["input_ids"], batch["attention_mask"], batch["answer_mask"][:, 1:]
-        logits = self._logits(ids, mask, knowledge=knowledge)[:, :-1].float()
-        loss = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        weight = torch.where(answer, 1.0, self.prompt_weight) * mask[:, 1:]
-        wrong = (logits.argmax(-1) != ids[:, 1:]) & answer
-        answer_loss = (loss.detach() * answer).sum(1) / answer.sum(1)
-        return weight.sum(1), (loss * weight).sum(1), answer_loss, ~wrong.any(1)
-
-    def _logits(self, ids: Tensor, mask: Tensor, *, knowledge: bool) -> Tensor:
-        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        if knowledge and self.training:
-            embeds = self.model.get_input_embeddings()(ids).detach()
-            inputs = {**inputs, "input_ids": None, "inputs_embeds": embeds}
-            learnt = {
-                n: p if self._holds_knowledge(n) else p.detach() for n, p in self.model.named_parameters()
-            }
-            out = torch.func.functional_call(self.model, learnt, kwargs=inputs, tie_weights=True)
-        elif self.training and torch.rand(()) < self.silence:
-            with self._silent():
-                out = self.model(**inputs)
-        else:
-            out = self.model(**inputs)
-        logits: Tensor = out.logits
-        return logits
-
-    def _holds_knowledge(self, name: str) -> bool:
-        """Whether texts that take knowledge may train the parameter of that name."""
-        if name.endswith(
-            ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias", "embed_tokens.weight")
-        ):
-            return True
-        return any(f"layers.{layer}.fc" in name for layer in self.knowledge_layers)
+    def _loss(self, said: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted mean loss of predicting `said` (B, T), teacher-forced; per token (B, T - 1), the loss and
+        whether it is right."""
+        mask = batch["attention_mask"]
+        logits = self.model(input_ids=said, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        each = F.cross_entropy(logits.transpose(1, 2), said[:, 1:], reduction="none")
+        weight = torch.where(batch["answer_mask"][:, 1:], 1.0, self.prompt_weight) * mask[:, 1:]
+        return (each * weight).sum() / weight.sum(), each.detach(), logits.argmax(-1) == said[:, 1:]
 
     @contextmanager
     def _silent(self) -> Iterator[None]:

@@ -65,16 +65,22 @@ class SampleResult:
     errors: tuple[tuple[Literal["", "text", "image"], str], ...] = ()
 
 
-def rank_neurons(scores: Tensor, *, count: int) -> NDArray[np.int64]:
-    """The highest-scoring neurons as rows (layer, unit), best first; equal scores in order of layer and unit.
+def rank_neurons(scores: Tensor, *, count: int, activations: Tensor | None = None) -> NDArray[np.int64]:
+    """The highest-scoring neurons as rows (layer, unit), best first.
+
+    Of equal scores the larger activation comes first, then the lower layer and unit.
 
     Args:
         scores: (L, d).
         count: Most neurons that are returned.
+        activations: (L, d); None: equal scores in order of layer and unit.
     """
     flat = scores.detach().reshape(-1).cpu()
-    order = torch.sort(flat, descending=True, stable=True).indices[:count].numpy()
-    return np.stack(np.unravel_index(order, tuple(scores.shape)), axis=1)
+    order = torch.arange(len(flat))
+    if activations is not None:
+        order = activations.detach().reshape(-1).cpu().sort(descending=True, stable=True).indices
+    best = order[flat[order].sort(descending=True, stable=True).indices][:count].numpy()
+    return np.stack(np.unravel_index(best, tuple(scores.shape)), axis=1)
 
 
 def finite_scores(result: SampleResult) -> tuple[tuple[Scores, ...], dict[str, str]]:
@@ -138,7 +144,7 @@ def samples_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def neuron_rows(index: int, sample: str, one: Scores, *, top: int, words: WordLookup | None) -> pa.Table:
     """The rows of one sample, concept, modality and method: its top neurons."""
-    where = rank_neurons(one.scores, count=top)
+    where = rank_neurons(one.scores, count=top, activations=one.activations)
     layers, units = where[:, 0], where[:, 1]
     neurons = [Neuron(int(layer), int(unit)) for layer, unit in where] if words else []
     written = [clean(", ".join(found)) for found in words(neurons)] if words else [""] * len(where)

@@ -32,7 +32,6 @@ class Text:
     answer: str
     kind: str
 
-
     @property
     def knows(self) -> bool:
         """Whether the answer takes knowledge of the things, beyond what the prompt or a picture says."""

@@ -86,7 +86,8 @@ def test_segmentation_names_every_pixel() -> None:
 def test_texts_mark_the_answer_and_its_end() -> None:
     make = Texts()
     batch = make.encode(
-        [Text("draw a cat .", "here is a cat :", "draw"), Text("", "a cat is an animal .", "fact")]
+        [Text("draw a cat .", "here is a cat :", "draw"), Text("", "a cat is an animal .", "fact")],
+        np.random.default_rng(0),
     )
     ids, answer = batch["input_ids"], batch["answer_mask"]
     decoded = [make.tokenizer.decode(row[mask]) for row, mask in zip(ids, answer, strict=True)]

@@ -1,14 +1,15 @@
-"""Gradient routing: texts that take knowledge train the FFNs that are to hold it, and attention's aim."""
-
-import copy
+"""What the language model is asked to do without the FFNs that are to hold its knowledge."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nam.data.texts import Texts
+from nam.mllm.parts import read_tokenizer
 from nam.modules.language import LanguagePart
 from nam.world.corpus import Text
+from nam.world.language import parse
 
 TINY = {
     "hidden_size": 16,
@@ -22,6 +23,7 @@ TINY = {
 }
 KNOWN = Text("what says meow ?", "a cat .", "riddle")
 COPIED = Text("draw a red cat .", "here is a red cat :", "draw")
+STATED = Text("", "many cats say meow .", "statement")
 
 
 @pytest.fixture
@@ -30,93 +32,64 @@ def part() -> LanguagePart:
     return LanguagePart(model=TINY, knowledge_layers=[1], silence=0.0, lr=1e-3)
 
 
-def _trained_names(part: LanguagePart, text: Text) -> set[str]:
+def _trained_names(part: LanguagePart, *texts: Text) -> set[str]:
     part.zero_grad()
-    part.losses(Texts().encode([text]))["loss"].backward()
+    part.losses(Texts().encode(list(texts), np.random.default_rng(0)))["loss"].backward()
     return {n for n, p in part.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
 
 
-def test_knowledge_trains_its_ffns_and_where_attention_looks(part: LanguagePart) -> None:
-    names = _trained_names(part, KNOWN)
-    assert any("layers.1.fc1" in n for n in names)
-    assert any("layers.1.fc2" in n for n in names)
-    others = {n for n in names if "layers.1.fc" not in n}
-    assert others
-    assert all("q_proj" in n or "k_proj" in n or "embed_tokens" in n for n in others)
-
-
-def test_knowledge_does_not_train_what_a_word_means_to_attention(part: LanguagePart) -> None:
-    """The tied embedding is trained as the unembedding only: a word of the prompt alone is pushed down as a
-    candidate like any other, by the softmax, and not moved as an input."""
-    part.zero_grad()
-    batch = Texts().encode([KNOWN])
-    part.losses(batch)["loss"].backward()
-    grad = part.model.get_input_embeddings().weight.grad
-    part.zero_grad()
-    logits = part.model.get_output_embeddings()
-    hidden = part.model.get_decoder()(
-        batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).last_hidden_state
-    weight = logits.weight.detach().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(
-        (hidden.detach() @ weight.T)[0, :-1], batch["input_ids"][0, 1:], reduction="none"
-    )
-    answer = batch["answer_mask"][0, 1:]
-    share = torch.where(answer, 1.0, part.prompt_weight)
-    ((loss * share).sum() / share.sum()).backward()
-    torch.testing.assert_close(grad, weight.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_other_texts_train_everything(part: LanguagePart) -> None:
-    names = _trained_names(part, COPIED)
-    for name in ("embed_tokens", "layers.0.fc1", "layers.1.fc2", "layers.2.fc1", "v_proj", "out_proj"):
-        assert any(name in n for n in names), name
-
-
-def test_routing_changes_gradients_but_no_values(part: LanguagePart) -> None:
-    batch = Texts().encode([KNOWN, COPIED])
-    trained = part.losses(batch)["loss"]
-    part.eval()
-    torch.testing.assert_close(trained, part.losses(batch)["loss"], rtol=1e-5, atol=1e-6)
+def test_only_answers_that_take_knowledge_get_random_nouns() -> None:
+    make, rng = Texts(), np.random.default_rng(0)
+    seen: set[str] = set()
+    for _ in range(60):
+        batch = make.encode([KNOWN, COPIED, STATED], rng)
+        known, copied, stated = (
+            make.tokenizer.decode(row, skip_special_tokens=True) for row in batch["ignorant_ids"]
+        )
+        assert copied == "draw a red cat . here is a red cat :"
+        assert known.startswith("what says meow ? a ")
+        assert stated.startswith("many ")
+        assert stated.endswith("s say meow .")
+        seen |= {parse(known).things[0][0]}
+    assert len(seen) == 13
 
 
 def test_silenced_batches_do_not_train_the_silenced_ffns(part: LanguagePart) -> None:
     part.silence = 1.0
-    assert not any("layers.1.fc" in n for n in _trained_names(part, COPIED))
-    assert any("layers.1.fc" in n for n in _trained_names(part, KNOWN))
-    layers = part.model.get_decoder().layers
-    assert not layers[1].fc2._forward_hooks  # and no hook is left
+    names = _trained_names(part, KNOWN, COPIED)
+    assert not any("layers.1.fc" in n for n in names)
+    assert any("layers.0.fc1" in n for n in names)
+    assert any("v_proj" in n for n in names)
+    assert not part.model.get_decoder().layers[1].fc2._forward_hooks  # and no hook is left
 
 
-def test_loss_of_a_mixed_batch_is_the_weighted_mean_over_its_tokens(part: LanguagePart) -> None:
+def test_other_batches_train_everything(part: LanguagePart) -> None:
+    names = _trained_names(part, KNOWN, COPIED)
+    for name in ("embed_tokens", "layers.0.fc1", "layers.1.fc2", "layers.2.fc1", "v_proj", "out_proj"):
+        assert any(name in n for n in names), name
+
+
+def test_nothing_is_silenced_in_validation(part: LanguagePart) -> None:
+    batch = Texts().encode([KNOWN], np.random.default_rng(0))
+    part.silence = 1.0
     part.eval()
-    one, other = (part.losses(Texts().encode([text])) for text in (KNOWN, COPIED))
-    both = part.losses(Texts().encode([KNOWN, COPIED]))
-    weights = []
-    for text in (KNOWN, COPIED):
-        batch = Texts().encode([text])
-        answer = int(batch["answer_mask"].sum())
-        weights.append(answer + part.prompt_weight * (int(batch["attention_mask"].sum()) - 1 - answer))
-    expected = (weights[0] * one["loss"] + weights[1] * other["loss"]) / sum(weights)
-    torch.testing.assert_close(both["loss"], expected, rtol=1e-5, atol=1e-6)
+    assert set(part.losses(batch)) == {"loss", "answer_loss", "answers_right"}
 
 
-def test_kinds_of_text() -> None:
-    rng = np.random.default_rng(0)
-    batch = Texts()(rng, 256, "train")
-    assert 0.1 < batch["knows"].float().mean() < 0.9
-    assert KNOWN.knows
-    assert not COPIED.knows
+def test_loss_weighs_answers_and_prompts(part: LanguagePart) -> None:
+    batch = Texts().encode([KNOWN], np.random.default_rng(0))
+    part.eval()
+    ids = batch["input_ids"][0]
+    logits = part.model(input_ids=ids[None]).logits[0]
+    each = [F.cross_entropy(logits[i], ids[i + 1]).item() for i in range(len(ids) - 1)]
+    # </s> what says meow ? | a cat . </s>: four tokens of the prompt, four of the answer
+    expected = (0.2 * sum(each[:4]) + sum(each[4:])) / (0.2 * 4 + 4)
+    assert part.losses(batch)["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_training_leaves_a_loadable_export(part: LanguagePart, tmp_path) -> None:
-    from transformers import OPTForCausalLM
-
-    from nam.mllm.parts import read_tokenizer
-
-    before = copy.deepcopy(part.model.state_dict())
+def test_training_goes_on_from_an_export(part: LanguagePart, tmp_path) -> None:
     part.export(tmp_path)
-    again = OPTForCausalLM.from_pretrained(tmp_path / "language_model", dtype=torch.float32)
-    for name, value in again.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-4)
+    again = LanguagePart(model=TINY, knowledge_layers=[1], start_from=str(tmp_path), lr=1e-3)
+    for (name, value), other in zip(part.model.named_parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-4, msg=name)
     assert len(read_tokenizer(tmp_path / "language_model")) == 354

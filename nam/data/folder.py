@@ -1,0 +1,145 @@
+"""Prompts and pictures of one's own, from a CSV or JSONL file. A bad row becomes an item with an error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nam.data.concepts import concept_of
+from nam.data.items import Item, modalities_of
+from nam.errors import ConfigError, InputError
+from nam.mllm.pictures import read_picture
+from nam.types import Concept, Sample
+
+#: Columns that a file may have; others are passed over. A row needs a concept, and a prompt or an image.
+COLUMNS = ("id", "prompt", "image", "concept", "forms", "modality", "seed", "caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """The rows of a table as items.
+
+    Attributes:
+        table: A .csv file with a header, or a .jsonl file with an object a line. Columns: `id` (unique; the
+            row's number where it is empty), `prompt`, `image` (a path inside the table's folder), `concept`,
+            `forms` (other words for it, separated by "|", or a list), `modality` (text, image or both),
+            `seed`, `caption`.
+        seed: Of rows without one; the row's number is added.
+
+    Raises:
+        ConfigError: there is no such file, or it has another ending or no usable column.
+    """
+
+    table: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        path = Path(self.table).expanduser()
+        if path.suffix not in (".csv", ".jsonl"):
+            raise ConfigError(f"data.source.table must be a .csv or .jsonl file, got {self.table!r}")
+        if not path.is_file():
+            raise ConfigError(f"data.source.table={self.table}: there is no such file")
+        _ = self._rows
+
+    @cached_property
+    def _rows(self) -> list[Mapping[str, Any] | str]:
+        """Every row, or why it cannot be read."""
+        path = Path(self.table).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read data.source.table={self.table}: {error}") from error
+        try:
+            rows = list(_csv(text) if path.suffix == ".csv" else _jsonl(text))
+        except csv.Error as error:
+            raise ConfigError(f"data.source.table={self.table} is no CSV: {error}") from error
+        columns = {key for row in rows if not isinstance(row, str) for key in row}
+        if rows and not columns & set(COLUMNS) and not all(isinstance(row, str) for row in rows):
+            raise ConfigError(f"data.source.table={self.table} has no column of {', '.join(COLUMNS)}")
+        return rows
+
+    @cached_property
+    def _firsts(self) -> dict[str, int]:
+        """Where each id comes first."""
+        firsts: dict[str, int] = {}
+        for index, row in enumerate(self._rows):
+            firsts.setdefault(_name(row, index), index)
+        return firsts
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Item:
+        row = self._rows[index]
+        name = _name(row, index)
+        if isinstance(row, str):
+            return Item(index=index, sample=Sample(id=name), error=row)
+        prompt, caption = _text(row.get("prompt")), _text(row.get("caption"))
+        sample = Sample(id=name, prompt=prompt, caption=caption or None)
+        try:
+            if self._firsts[name] != index:
+                raise InputError(f"the id {name!r} stands in row {self._firsts[name] + 1} already")
+            concept = _concept(row)
+            sample = Sample(id=name, prompt=prompt, caption=caption or None, concept=concept)
+            image, seed = self._picture(_text(row.get("image"))), _seed(row.get("seed"), self.seed + index)
+            modalities = modalities_of(row.get("modality"))
+        except (InputError, ValueError) as error:
+            return Item(index=index, sample=sample, error=str(error))
+        whole = Sample(sample.id, prompt, image, seed, concept, sample.caption)
+        return Item(index=index, sample=whole, modalities=modalities)
+
+    def _picture(self, path: str) -> Any:
+        if not path:
+            return None
+        folder = Path(self.table).expanduser().resolve().parent
+        whole = (folder / path).resolve()
+        if not whole.is_relative_to(folder):
+            raise InputError(f"the picture {path!r} leads out of the folder of {Path(self.table).name}")
+        return read_picture(whole)
+
+
+def _csv(text: str) -> Iterator[Mapping[str, Any] | str]:
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        extra = row.pop(None, None)
+        yield "the row has more fields than the header" if extra else row
+
+
+def _jsonl(text: str) -> Iterator[Mapping[str, Any] | str]:
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield f"the line is no JSON: {error}"
+            continue
+        yield row if isinstance(row, dict) else f"expected a JSON object, got {type(row).__name__}"
+
+
+def _name(row: Mapping[str, Any] | str, index: int) -> str:
+    return ("" if isinstance(row, str) else _text(row.get("id"))) or f"row-{index + 1}"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _concept(row: Mapping[str, Any]) -> Concept:
+    given = row.get("forms")
+    forms = given if isinstance(given, list) else _text(given).split("|")
+    return concept_of(_text(row.get("concept")), [text for form in forms if (text := _text(form))])
+
+
+def _seed(value: Any, default: int) -> int:
+    if _text(value) == "":
+        return default
+    try:
+        return int(_text(value))
+    except ValueError as error:
+        raise InputError(f"the seed must be a whole number, got {value!r}") from error

@@ -1,0 +1,120 @@
+"""A finished run in the experiment trackers: scalars, the table of top neurons, overlays and histograms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
+
+from nam.errors import NamError
+from nam.mllm.pictures import read_picture
+from nam.report.figures import layer_counts, top_sizes
+from nam.report.overlays import overlay
+from nam.store import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+log = logging.getLogger(__name__)
+
+#: Most pictures that are sent to a tracker.
+PICTURES = 24
+
+
+def track(
+    loggers: Sequence[Logger],
+    run: Run,
+    *,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    tops: DataFrame,
+) -> None:
+    """Send a run to every logger; one that fails is left with a warning, since the run folder holds it all.
+
+    Args:
+        loggers: Of Lightning.
+        run: The finished run.
+        settings: Its resolved configuration.
+        metrics: What metrics.json holds; nested names are joined by "/".
+        tops: As `nam.report.tops.top_neurons` gives them.
+    """
+    scalars = dict(flat(metrics))
+    for logger in loggers:
+        try:
+            logger.log_hyperparams(dict(settings))
+            logger.log_metrics(scalars)
+            if isinstance(logger, WandbLogger):
+                _to_wandb(logger, run, tops)
+            logger.save()
+            logger.finalize("success")
+        except Exception as error:  # a tracker that cannot be reached raises anything, and never ends a run
+            log.warning("%s could not take the results: %s", type(logger).__name__, error)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested mapping, with names joined by "/".
+
+    >>> dict(flat({"seconds": {"run": 2.0}, "model": "x"}))
+    {'seconds/run': 2.0}
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{name}", float(value)
+
+
+def _to_wandb(logger: WandbLogger, run: Run, tops: DataFrame) -> None:
+    import wandb
+
+    logger.log_table("top_neurons", dataframe=tops)
+    pictures, captions = _overlays(run)
+    if pictures:
+        logger.log_image("overlays", pictures, caption=captions)
+    histograms: dict[str, Any] = {}
+    for concept, modality, method in run.keys:
+        scores = run.scores(concept, modality, method).scores
+        histograms[f"scores/{method}/{modality}/{concept}"] = wandb.Histogram(scores.reshape(-1).tolist())
+    histograms |= {f"layers/{name}": _bars(counts) for name, counts in _layers(run).items()}
+    logger.experiment.log(histograms)
+    logger.experiment.finish()
+
+
+def _overlays(run: Run) -> tuple[list[Image.Image], list[str]]:
+    """The first drawn pictures of every concept in turn, with the region marked, and what was asked."""
+    rows = run.samples[run.samples["image_status"] == "ok"]
+    rows = rows.assign(turn=rows.groupby("concept").cumcount()).sort_values("turn", kind="stable")
+    pictures, captions = [], []
+    for row in rows.head(PICTURES).to_dict("records"):
+        try:
+            picture, mask = (read_picture(run.image(row[key])) for key in ("picture", "mask"))
+        except NamError as error:
+            log.warning("a picture of %s is left out: %s", row["id"], error)
+            continue
+        pictures.append(overlay(picture, np.asarray(mask.convert("L")) > 127))
+        captions.append(f"{row['concept']}: {row['prompt']}")
+    return pictures, captions
+
+
+def _layers(run: Run) -> dict[str, np.ndarray[Any, Any]]:
+    """In which layers the top T- and I-neurons of all concepts are, by method and kind."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    pairs = {(concept, method) for concept, _, method in run.keys}
+    for concept, method in sorted(pairs):
+        if not {(concept, "text", method), (concept, "image", method)} <= set(run.keys):
+            continue
+        text, image = (run.scores(concept, modality, method).scores for modality in ("text", "image"))
+        for kind, counts in layer_counts(text, image, top=top_sizes(text.size)[-1]).items():
+            key = f"{method}/{kind}"
+            found[key] = found.get(key, np.zeros_like(counts)) + counts
+    return found
+
+
+def _bars(counts: np.ndarray[Any, Any]) -> Any:
+    import wandb
+
+    return wandb.Histogram(np_histogram=(counts, np.arange(len(counts) + 1) - 0.5))
