@@ -62,6 +62,7 @@ def main(cfg: DictConfig) -> Path:
     from nam.hooks.callback import ActivationRecorder
     from nam.mllm.words import WordBook
     from nam.modules.attribution import AttributionModule
+    from nam.report.tracking import Tracker
     from nam.store.callback import StoreWriter
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -81,7 +82,7 @@ def main(cfg: DictConfig) -> Path:
         write_interval=cfg.write_interval,
         resume=cfg.resume is not None,
     )
-    callbacks: list[L.Callback] = [writer, Progress()]
+    callbacks: list[L.Callback] = [writer, Progress(), Tracker()]
     if cfg.record:
         callbacks.append(ActivationRecorder())
     loggers = build_all(cfg.logger)

@@ -27,7 +27,10 @@ def wandb_logger(
     from nam.app.config import rank
 
     def make(offline: bool) -> WandbLogger:
-        return WandbLogger(save_dir=folder, project=project, name=name, group=group, offline=offline)
+        settings = wandb.Settings(silent=True) if offline else None  # there is no address to show
+        return WandbLogger(
+            save_dir=folder, project=project, name=name, group=group, offline=offline, settings=settings
+        )
 
     without_key = not os.environ.get("WANDB_API_KEY")
     if without_key if offline is None else offline:

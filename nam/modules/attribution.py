@@ -68,7 +68,7 @@ def result_of(work: Work) -> SampleResult:
         index=work.item.index,
         id=sample.id,
         concept=sample.concept,
-        prompt=out.prompt if out else sample.prompt,
+        prompt=sample.prompt or (out.prompt if out else ""),
         text=out.text if out else "",
         seed=sample.seed,
         input=asked,

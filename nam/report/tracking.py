@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 
@@ -23,6 +25,32 @@ log = logging.getLogger(__name__)
 
 #: Most pictures that are sent to a tracker.
 PICTURES = 24
+
+
+class Tracker(Callback):
+    """Logs how far a predict loop is: samples done, with errors, and the seconds of each stage, all of the
+    first process. The module has a `clock`, and gives `SampleResult`s."""
+
+    def __init__(self) -> None:
+        self._done = self._failed = 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._done += len(outputs)
+        self._failed += sum(bool(result.errors) for result in outputs)
+        seconds: Any = getattr(pl_module.clock, "seconds", {})
+        so_far = {"samples": self._done, "errors": self._failed, "seconds": dict(seconds)}
+        scalars = dict(flat(so_far, "progress/"))
+        for logger in trainer.loggers:
+            with _forgiven(logger):
+                logger.log_metrics(scalars, step=batch_idx)
 
 
 def track(
@@ -44,15 +72,22 @@ def track(
     """
     scalars = dict(flat(metrics))
     for logger in loggers:
-        try:
+        with _forgiven(logger):
             logger.log_hyperparams(dict(settings))
             logger.log_metrics(scalars)
             if isinstance(logger, WandbLogger):
                 _to_wandb(logger, run, tops)
             logger.save()
             logger.finalize("success")
-        except Exception as error:  # a tracker that cannot be reached raises anything, and never ends a run
-            log.warning("%s could not take the results: %s", type(logger).__name__, error)
+
+
+@contextmanager
+def _forgiven(logger: Logger) -> Iterator[None]:
+    """A tracker that cannot be reached raises anything, and never ends a run."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s could not take the results: %s", type(logger).__name__, error)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
