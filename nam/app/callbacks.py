@@ -29,5 +29,9 @@ class Progress(RichProgressBar):
         shown.pop("v_num", None)
         return shown
 
+    @property
+    def predict_description(self) -> str:
+        return "attributing"
+
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"

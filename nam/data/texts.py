@@ -46,10 +46,8 @@ class Texts:
     @cached_property
     def noun_ids(self) -> tuple[list[int], list[int]]:
         """Token ids of the nouns, singular and plural."""
-        singular, plural = (
-            self.tokenizer.convert_tokens_to_ids(list(names)) for names in (NOUNS, PLURALS.values())
-        )
-        return singular, plural
+        ids = self.tokenizer.get_vocab()
+        return [ids[noun] for noun in NOUNS], [ids[noun] for noun in PLURALS.values()]
 
     def encode(self, texts: list[Text], rng: np.random.Generator) -> Batch:
         """The batch of given texts; rng draws the nouns of ignorant_ids."""
