@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,7 @@ def save_half(model: Any, folder: Path) -> None:
     if bad:
         raise ValueError(f"not finite in half precision, not exported: {', '.join(bad)}")
     half.save_pretrained(folder, safe_serialization=True)
+    config = folder / "config.json"
+    values = json.loads(config.read_text())
+    if values.pop("_name_or_path", None):  # diffusers notes where the weights were read from
+        config.write_text(json.dumps(values, indent=2) + "\n")

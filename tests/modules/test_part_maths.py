@@ -93,3 +93,14 @@ def test_half_precision_overflow_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"not finite in half precision.*classifier\.1\.bias"):
         save_half(model, tmp_path)
     assert model.classifier[1].bias.dtype == torch.float32
+
+
+def test_export_does_not_tell_where_weights_came_from(tmp_path) -> None:
+    from diffusers import AutoencoderTiny
+
+    widths = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
+    blocks = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
+    save_half(AutoencoderTiny(**widths, **blocks), tmp_path / "first")
+    again = AutoencoderTiny.from_pretrained(tmp_path / "first", low_cpu_mem_usage=False)
+    save_half(again, tmp_path / "second")
+    assert str(tmp_path) not in (tmp_path / "second" / "config.json").read_text()
