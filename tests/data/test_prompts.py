@@ -42,7 +42,6 @@ def test_what_is_asked_for_lies_in_the_split() -> None:
         if "-draw" not in sample.id or "riddle" in sample.id:
             continue
         facts = parse(str(sample.caption))
-        assert facts is not None
         assert len(facts.things) == (2 if "draw_two" in sample.id else 1)
         for noun, colour in facts.things:
             assert (noun, colour, facts.place) in combinations("test")
