@@ -71,7 +71,7 @@ def read_gill(
         config or GillConfig.load(path), **{key: value for key, value in changes.items() if value is not None}
     )
     if glue == "load":
-        require_file(path / GLUE_FILE)
+        require_file(path / GLUE_FILE)  # before the large parts are read
     language_model = read_pretrained(AutoModelForCausalLM, path / "language_model", DTYPES[dtype])
     model = GILL(
         name=path.name,
@@ -82,7 +82,7 @@ def read_gill(
         diffusion=Diffusion.from_folder(config, path),
     )
     if glue == "load":
-        _load_glue(model, path / GLUE_FILE)
+        load_glue(model, path / GLUE_FILE)
     try:
         model = model.to(device=device, dtype=DTYPES[dtype])
     except (RuntimeError, AssertionError) as error:
@@ -136,7 +136,13 @@ def require_file(path: Path) -> None:
         raise ModelError(f"missing weights: there is no file {path}")
 
 
-def _load_glue(model: GILL, path: Path) -> None:
+def load_glue(model: GILL, path: Path) -> None:
+    """Read what GILL itself trains from a safetensors file into a model.
+
+    Raises:
+        ModelError: the file is missing, damaged or does not fit.
+    """
+    require_file(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nam.mllm.parts import read_pretrained
-from nam.modules.part import Part, save_half
+from nam.modules.part import Part, save_half, start
 
 
 class AutoencoderPart(Part):
@@ -37,11 +36,9 @@ class AutoencoderPart(Part):
         super().__init__(**optimiser)
         from diffusers import AutoencoderTiny
 
-        if start_from is None:
-            self.vae = cast(Any, AutoencoderTiny(**model))
-            initialise(self.vae)
-        else:
-            self.vae = cast(Any, read_pretrained(AutoencoderTiny, Path(start_from) / "vae", torch.float32))
+        vae = AutoencoderTiny(**model)
+        initialise(vae)
+        self.vae = start(vae, start_from=start_from, name="vae")
         self.vae.to(memory_format=torch.channels_last)
         self.vae.encoder.requires_grad_(train_encoder)
         self.edge_weight, self.colour_weight = edge_weight, colour_weight

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nam.modules.part import Part, save_half
+from nam.errors import ModelError
+from nam.modules.part import Part, save_half, start
 from nam.world.labels import IGNORE, SLOTS
 from nam.world.scene import NOUNS, PLACES
 from nam.world.tokenizer import TEXT_END, TEXT_START, build_tokenizer
@@ -18,7 +19,10 @@ from nam.world.tokenizer import TEXT_END, TEXT_START, build_tokenizer
 class ClipPart(Part):
     """Trains transformers' CLIPModel: contrastive, plus linear read-outs, without which nouns come late: the
     facts from each tower's pooled state, and from the vision tower's patches what each of them shows.
-    `text` and `vision` hold the towers' configurations."""
+
+    `text` and `vision` hold the towers' configurations. start_from: a weights folder whose CLIP is trained
+    on. train_text: without it the text tower stays as it is, and so does what a trained U-Net is told.
+    """
 
     def __init__(
         self,
@@ -28,6 +32,8 @@ class ClipPart(Part):
         projection_dim: int = 128,
         facts_weight: float = 1.0,
         patches_weight: float = 1.0,
+        start_from: str | None = None,
+        train_text: bool = True,
         **optimiser: Any,
     ) -> None:
         super().__init__(**optimiser)
@@ -43,7 +49,12 @@ class ClipPart(Part):
         config: Any = CLIPConfig(
             text_config={**text, **special}, vision_config=vision, projection_dim=projection_dim
         )
-        self.clip: Any = CLIPModel(config)
+        self.clip = start(CLIPModel(config), start_from=start_from, name="clip")
+        words = self.clip.config.text_config.vocab_size
+        if words != len(tokenizer):
+            raise ModelError(f"CLIP in {start_from} knows {words} tokens, the vocabulary has {len(tokenizer)}")
+        for tower in (self.clip.text_model, self.clip.text_projection):
+            tower.requires_grad_(train_text)
         classes = sum(n for _, n in SLOTS)
         self.picture_facts = nn.Linear(config.vision_config.hidden_size, classes)
         self.caption_facts = nn.Linear(config.text_config.hidden_size, classes)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nam.mllm.config import GillConfig
 from nam.mllm.decode import last_hidden
-from nam.mllm.gill_folder import read_gill, write_gill
+from nam.mllm.gill_folder import GLUE_FILE, load_glue, read_gill, write_gill
 from nam.mllm.parts import freeze, read_pretrained
 from nam.modules.part import Part
 
@@ -23,10 +23,13 @@ class GluePart(Part):
     Losses: the likelihood of the answer and of [IMG0] (when to draw), and the squared error of the mapper to
     the text tower's states for the caption of what is to be drawn, over the states' variance (1 - R2).
 
-    weights_dir: holds language_model and clip. model: GillConfig's fields.
+    weights_dir: holds language_model and clip. model: GillConfig's fields. start_from: a weights folder whose
+    glue is trained on.
     """
 
-    def __init__(self, *, model: dict[str, Any], weights_dir: str, **optimiser: Any) -> None:
+    def __init__(
+        self, *, model: dict[str, Any], weights_dir: str, start_from: str | None = None, **optimiser: Any
+    ) -> None:
         super().__init__(**optimiser)
         from transformers import CLIPTextModel
 
@@ -34,7 +37,12 @@ class GluePart(Part):
         self.gill.vision.get("vision", like=self.gill.visual_embeddings.weight)
         self.text: Any = freeze(read_pretrained(CLIPTextModel, Path(weights_dir) / "clip", torch.float32))
         words = self.gill.language_model.get_input_embeddings().weight[: -len(self.gill.codec.img_ids)]
-        self.img_rows = nn.Parameter(self.gill.img_embeds().normal_(words.mean(), words.std()))
+        if start_from is None:
+            rows = self.gill.img_embeds().normal_(words.mean(), words.std())
+        else:
+            load_glue(self.gill, Path(start_from) / GLUE_FILE)
+            rows = self.gill.img_embeds()
+        self.img_rows = nn.Parameter(rows)
         self.gill.visual_embeddings.requires_grad_(True)
         self.gill.mapper.requires_grad_(True)
 

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nam.mllm.parts import read_pretrained
-from nam.modules.part import Part, save_half
+from nam.modules.part import Part, save_half, start
 from nam.world.tokenizer import build_tokenizer
 
 
@@ -45,10 +44,8 @@ class LanguagePart(Part):
         ids = {
             name: getattr(self.tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
         }
-        if start_from is None:
-            self.model: Any = OPTForCausalLM(OPTConfig(**model, **ids, vocab_size=len(self.tokenizer)))
-        else:
-            self.model = read_pretrained(OPTForCausalLM, Path(start_from) / "language_model", torch.float32)
+        new = OPTForCausalLM(OPTConfig(**model, **ids, vocab_size=len(self.tokenizer)))
+        self.model = start(new, start_from=start_from, name="language_model")
         self.knowledge_layers, self.silence, self.prompt_weight = knowledge_layers, silence, prompt_weight
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

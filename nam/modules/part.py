@@ -10,7 +10,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from nam.mllm.parts import read_pretrained
 
 
 class Part(L.LightningModule):
@@ -70,6 +72,16 @@ class Part(L.LightningModule):
         rise = (step + 1) / max(1, self.warmup)
         fall = (total - step) / max(1.0, self.decay * total)
         return max(0.0, min(1.0, rise, fall))
+
+
+def start(model: nn.Module, *, start_from: str | None, name: str) -> Any:
+    """The new model, or one of its class from folder `name` of the weights folder `start_from`.
+
+    Raises ModelError where that folder holds no such model.
+    """
+    if start_from is None:
+        return model
+    return read_pretrained(type(model), Path(start_from) / name, torch.float32)
 
 
 def save_half(model: Any, folder: Path) -> None:

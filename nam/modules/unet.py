@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nam.mllm.parts import freeze, read_pretrained, read_tokenizer
-from nam.modules.part import Part, save_half
+from nam.modules.part import Part, save_half, start
 from nam.world.tokenizer import encode_captions
 
 
@@ -20,6 +20,7 @@ class UNetPart(Part):
 
     model, scheduler: arguments of UNet2DConditionModel and DPMSolverMultistepScheduler. weights_dir: holds
     the trained `clip`, frozen here. drop_caption: share of samples whose caption is made the empty one.
+    start_from: a weights folder whose U-Net is trained on.
 
     Batches hold raw latents (B, C, h, w) and a caption's input_ids and attention_mask (B, 16). Latents are
     normalised per channel by the statistics of `statistics_samples` samples, saved with the weights.
@@ -39,6 +40,7 @@ class UNetPart(Part):
         weights_dir: str,
         drop_caption: float = 0.1,
         statistics_samples: int = 1024,
+        start_from: str | None = None,
         **optimiser: Any,
     ) -> None:
         super().__init__(**optimiser)
@@ -47,7 +49,7 @@ class UNetPart(Part):
 
         folder = Path(weights_dir) / "clip"
         self.text: Any = freeze(read_pretrained(CLIPTextModel, folder, torch.float32))
-        self.unet = cast(Any, UNet2DConditionModel(**model))
+        self.unet = start(UNet2DConditionModel(**model), start_from=start_from, name="unet")
         self.scheduler = cast(Any, DPMSolverMultistepScheduler(**scheduler))
         self.drop_caption, self.statistics_samples = drop_caption, statistics_samples
         ids, mask = encode_captions(read_tokenizer(folder), [""])

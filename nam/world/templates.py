@@ -1,4 +1,8 @@
-"""The templates of captions. Those that begin with _HELD are never trained on."""
+"""The templates of captions. Those that begin with _HELD are never trained on.
+
+They are new arrangements of what is trained on: each way of joining two things in them ("and", "beside", a
+comma) occurs in a trained template too. What a word never seen in a role means cannot be known.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,9 @@ _TWO_PLACE = (
     Template("{a} to the left of {b} {p}"),
     Template("left {a} , right {b} , {p}"),
     Template("{p} there is {a} and {b}", False),
+    Template("{p} , {a} beside {b}", False),
+    Template("{q} with {a} , {b}"),
+    Template("{bare_a} , {bare_b} , {p}"),
 )
 _TWO_PLACE_COLOUR = (Template("a {n} that is {c} and a {m} that is {d} {p}"),)
 _TWO = (
@@ -69,6 +76,8 @@ _TWO = (
     Template("{a} with {b}"),
     Template("left {a} , right {b}"),
     Template("it is {a} and {b}", False),
+    Template("it is {a} beside {b}", False),
+    Template("{bare_a} , {bare_b}"),
 )
 _TWO_COLOUR = (Template("a {n} that is {c} and a {m} that is {d}"),)
 
