@@ -1,9 +1,9 @@
-"""The final norm as a linear map, once a position's scale is held: what folds it into a direction."""
+"""A norm as a linear map, once a position's scale is held: what folds the final norm into a direction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class FinalNorm:
+class HeldNorm:
     """y = gain * centre(x) / scale(x) + bias, with scale(x) = sqrt(mean(centre(x)^2) + eps).
 
     Attributes:
@@ -57,7 +57,7 @@ class FinalNorm:
         return self.fold(directions) / self.scale(stream)
 
 
-def read_final_norm(mllm: MLLM) -> FinalNorm:
+def read_final_norm(mllm: MLLM) -> HeldNorm:
     """The model's final norm.
 
     Raises:
@@ -65,23 +65,38 @@ def read_final_norm(mllm: MLLM) -> FinalNorm:
             OPT-350m, norms or multipliers between FFN and residual), or its class is unknown.
     """
     _check_residual(mllm)
-    module = mllm.final_norm
-    dtype = torch.promote_types(mllm.dtype, torch.float32)
+    try:
+        return read_norm(cast(nn.Module, mllm.final_norm), like=mllm.unembedding)
+    except ModelError as error:
+        raise ModelError(f"norm=fold: {error}; set norm=ignore") from error
+
+
+def read_norm(module: nn.Module, *, like: Tensor) -> HeldNorm:
+    """A LayerNorm, or an RMSNorm of any class.
+
+    Args:
+        module: The norm.
+        like: A tensor (..., H) of the width, precision and device that the norm reads.
+
+    Raises:
+        ModelError: its class is unknown, or does something else.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(module, nn.LayerNorm):
         weight = torch.ones(module.normalized_shape) if module.weight is None else module.weight
-        bias = None if module.bias is None else module.bias.detach().to(mllm.device, dtype)
-        norm = FinalNorm(weight.detach().to(mllm.device, dtype), bias, centred=True, eps=module.eps)
-    elif isinstance(module, nn.Module) and "RMSNorm" in type(module).__name__:
+        bias = None if module.bias is None else module.bias.detach().to(like.device, dtype)
+        norm = HeldNorm(weight.detach().to(like.device, dtype), bias, centred=True, eps=module.eps)
+    elif "RMSNorm" in type(module).__name__:
         eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
-        eps = torch.finfo(mllm.dtype).eps if eps is None else float(eps)
+        eps = torch.finfo(like.dtype).eps if eps is None else float(eps)
         # The norm of ones is the gain over sqrt(1 + eps), whether a class stores the gain or gain - 1.
         with torch.no_grad():
-            ones = torch.ones(mllm.unembedding.shape[1], device=mllm.device, dtype=mllm.dtype)
-            gain = module(ones[None])[0].to(dtype) * (1 + eps) ** 0.5
-        norm = FinalNorm(gain, None, centred=False, eps=eps)
+            ones = torch.ones(1, like.shape[-1], device=like.device, dtype=like.dtype)
+            gain = module(ones)[0].to(dtype) * (1 + eps) ** 0.5
+        norm = HeldNorm(gain, None, centred=False, eps=eps)
     else:
-        raise ModelError(f"norm=fold does not know the final norm {type(module).__name__}; set norm=ignore")
-    _check_map(norm, module, mllm)
+        raise ModelError(f"the norm {type(module).__name__} is of no known class")
+    _check_map(norm, module, like)
     return norm
 
 
@@ -99,12 +114,10 @@ def _check_residual(mllm: MLLM) -> None:
         )
 
 
-def _check_map(norm: FinalNorm, module: nn.Module, mllm: MLLM) -> None:
-    probe = torch.linspace(-2.0, 3.0, len(norm.gain), device=mllm.device).sin()[None].to(mllm.dtype)
+def _check_map(norm: HeldNorm, module: nn.Module, like: Tensor) -> None:
+    probe = torch.linspace(-2.0, 3.0, len(norm.gain), device=like.device).sin()[None].to(like.dtype)
     with torch.no_grad():
         expected, got = module(probe).to(norm.gain.dtype), norm(probe.to(norm.gain.dtype))
-    tolerance = 8 * max(torch.finfo(mllm.dtype).eps, torch.finfo(torch.float32).eps)
+    tolerance = 8 * max(torch.finfo(like.dtype).eps, torch.finfo(torch.float32).eps)
     if not (expected - got).abs().max() <= tolerance * expected.abs().max().clamp(min=1):
-        raise ModelError(
-            f"norm=fold: {type(module).__name__} does not compute what its name says; set norm=ignore"
-        )
+        raise ModelError(f"{type(module).__name__} does not compute what its name says")

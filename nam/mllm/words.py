@@ -22,8 +22,8 @@ _ROWS = 8_192
 class WordBook:
     """The words with the highest logits W_u W_out[:, k] (paper, semantic relevance), most likely first.
 
-    Words that read the same once blanks are cut off count once; padding, unknown, begin and end are no words.
-    Each neuron is looked up once.
+    Words that read the same once blanks are cut off count once; special tokens (padding, begin and end,
+    [IMG0]) are no words. Each neuron is looked up once.
 
     Args:
         mllm: The model; its weights must not change.
@@ -93,7 +93,8 @@ def _best_tokens(
 
 def _vocabulary(tokenizer: Any, size: int) -> dict[int, str]:
     """Token id -> the word as one reads it, for every token that is a word."""
-    special = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
     ids = sorted(token for token in tokenizer.get_vocab().values() if token < size and token not in special)
     read = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
     return {token: word.strip() for token, word in zip(ids, read, strict=True) if word.strip()}

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nam.reduction.base import Context, Method, Needs, Norm, contributions_of
+from nam.reduction.functional import over_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,4 +29,4 @@ class AcU(Method):
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         directions = [context.directions(norm=self.norm, region=self.region) for context in contexts]
-        return [s.mean(1) for s in contributions_of(contexts, directions)]
+        return [over_positions(s, how="mean") for s in contributions_of(contexts, directions)]

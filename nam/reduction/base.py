@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nam.errors import InputError, ScoreError
-from nam.hooks import Recorded, Recorder
+from nam.hooks import Recorded
 from nam.mllm.norm import read_final_norm
+from nam.reduction.reading import Reading
 from nam.types import Concept, Generation, Scores, Target
 
 if TYPE_CHECKING:
@@ -48,15 +49,23 @@ class Context:
         mllm: The model.
         generation: What it answered.
         target: What is attributed, at P positions.
-        activations: (L, P, d) float32 (float64 for such a model), on the model's device.
-        stream: What enters the final norm, (P, H), or None where the model has no norm.
+        reading: What was recorded at these positions.
     """
 
     mllm: MLLM
     generation: Generation
     target: Target
-    activations: Tensor
-    stream: Tensor | None
+    reading: Reading
+
+    @property
+    def activations(self) -> Tensor:
+        """(L, P, d) float32 (float64 for such a model), on the model's device."""
+        return self.reading().activations
+
+    @property
+    def stream(self) -> Tensor | None:
+        """What enters the final norm, (P, H), or None where the model has no norm."""
+        return self.reading().stream
 
     def directions(self, *, norm: Norm, region: bool = True) -> Tensor:
         """The target's directions in the residual stream before the final norm, (P, H).
@@ -78,7 +87,8 @@ class Context:
 
     def after_norm(self, *, region: bool = True) -> Tensor:
         """The target's directions after the final norm, (P, H); arguments as in `directions`."""
-        given = self.target.directions.to(self.activations)
+        dtype = torch.promote_types(self.mllm.dtype, torch.float32)
+        given = self.target.directions.to(self.mllm.device, dtype)
         return given if region or self.target.modality == "text" else torch.ones_like(given)
 
 
@@ -104,11 +114,12 @@ class Method(ABC):
         Raises:
             ScoreError: an activation or a score is NaN or infinite; the message names the target's place.
         """
-        for index, context in enumerate(contexts):
-            _require_finite(context.activations, "an activation", index)
+        unread = [index for index, context in enumerate(contexts) if not context.reading.there]
+        _require_finite_activations(contexts, set(range(len(contexts))) - set(unread))
         if not contexts:
             return []
         scores = [found.to(torch.float32) for found in self._score_batch(contexts)]
+        _require_finite_activations(contexts, unread)
         for index, found in enumerate(scores):
             _require_finite(found, f"a score of {self.name}", index)
         return scores
@@ -124,6 +135,7 @@ def contexts_of(
     targets: Sequence[Target],
     *,
     recorded: Sequence[Recorded] | None = None,
+    later: bool = False,
 ) -> list[Context]:
     """What methods are given, one for each pair of generation and target.
 
@@ -132,21 +144,21 @@ def contexts_of(
         generations: What it answered.
         targets: One for each generation; for several targets, give the generation several times.
         recorded: What `generate(record=...)` read of each generation; None to replay them, without gradients.
+        later: Replay when activations are first asked for: a method that runs the model anyway then reads
+            them itself. The model must not change meanwhile.
     """
     if not len(generations) == len(targets) == len(targets if recorded is None else recorded):
         raise InputError("expected a target (and what was recorded, if anything was) for each generation")
     if not generations:
         return []
-    if recorded is None:
-        recorder = Recorder(mllm, where=[target.positions for target in targets])
-        with torch.no_grad():
-            mllm.replay(generations, record=recorder)
-        recorded = recorder.recorded
-    parts = [found.at(target.positions) for found, target in zip(recorded, targets, strict=True)]
-    return [
-        Context(mllm, generation, target, part.activations, part.stream)
-        for generation, target, part in zip(generations, targets, parts, strict=True)
-    ]
+    where = [target.positions for target in targets]
+    if recorded is not None:
+        readings = [Reading(found.at(positions)) for found, positions in zip(recorded, where, strict=True)]
+    else:
+        readings = Reading.later(mllm, generations, where)
+        if not later:
+            readings[0]()
+    return [Context(mllm, *parts) for parts in zip(generations, targets, readings, strict=True)]
 
 
 def scores_of(method: Method, contexts: Sequence[Context], concepts: Sequence[Concept]) -> list[Scores]:
@@ -175,16 +187,54 @@ def project(mllm: MLLM, directions: Tensor) -> Iterator[Tensor]:
 
 def contributions_of(contexts: Sequence[Context], directions: Sequence[Tensor]) -> list[Tensor]:
     """What each neuron adds along each context's directions (P, H) at each position: (L, P, d) a context."""
-    sizes = [len(rows) for rows in directions]
-    found = [torch.empty_like(context.activations) for context in contexts]
-    for layer, projected in enumerate(project(contexts[0].mllm, torch.cat(list(directions)))):
-        for out, context, part in zip(found, contexts, projected.split(sizes), strict=True):
-            torch.mul(context.activations[layer], part, out=out[layer])
+    if not contexts:
+        return []
+    mllm, rows = contexts[0].mllm, torch.cat(list(directions))
+    sites = mllm.ffn_sites
+    found = rows.new_empty(len(sites), len(rows), sites[0].width)
+    for layer, projected in enumerate(project(mllm, rows)):
+        found[layer] = projected
+    parts = found.split([len(one) for one in directions], dim=1)
+    return [part.mul_(context.activations) for part, context in zip(parts, contexts, strict=True)]
+
+
+def contributions_at(
+    contexts: Sequence[Context], directions: Sequence[Tensor], masks: Sequence[Tensor]
+) -> list[Tensor]:
+    """`contributions_of` for the neurons in each context's mask (L, P, d), and 0 for all others.
+
+    Where masks are sparse it costs next to nothing: only the value vectors of the chosen neurons are read.
+    """
+    if not contexts:
+        return []
+    chosen = torch.stack([mask.any(1) for mask in masks]).any(0)
+    layers, units = chosen.nonzero(as_tuple=True)
+    of_layer = units.split(chosen.sum(1).tolist())
+    vectors = [
+        site.value_vectors.detach()[:, mine.to(site.value_vectors.device)].to(directions[0])
+        for site, mine in zip(contexts[0].mllm.ffn_sites, of_layer, strict=True)
+    ]
+    projected = (torch.cat(list(directions)) @ torch.cat(vectors, dim=1)).split([len(d) for d in directions])
+    found = []
+    for context, mask, part in zip(contexts, masks, projected, strict=True):
+        s = torch.zeros_like(context.activations)
+        s[layers, :, units] = context.activations[layers, :, units] * mask[layers, :, units] * part.T
+        found.append(s)
     return found
 
 
+def _require_finite_activations(contexts: Sequence[Context], indices: Collection[int]) -> None:
+    seen: set[int] = set()
+    for index in sorted(indices):
+        activations = contexts[index].activations
+        if id(activations) not in seen:
+            _require_finite(activations, "an activation", index)
+        seen.add(id(activations))
+
+
 def _require_finite(values: Tensor, what: str, index: int) -> None:
-    if bool(values.isfinite().all()):
+    # One pass: what is not finite makes the sum so. A sum can also overflow, hence the second look.
+    if bool(values.sum().isfinite()) or bool(values.isfinite().all()):
         return
     place = (~values.isfinite()).nonzero()[0].tolist()
     raise ScoreError(

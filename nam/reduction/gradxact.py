@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nam.errors import InputError
-from nam.hooks import Intervention, Visit
+from nam.hooks import Intervention, Recorder, Visit
 from nam.reduction.base import Context, Method, Needs
 
 
@@ -39,17 +39,27 @@ class GradXAct(Method):
             raise InputError(f"reduction.batch must be at least 1, got {self.batch}")
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
-        scores = []
-        for start in range(0, len(contexts), self.batch):
-            part = contexts[start : start + self.batch]
-            directions = [context.after_norm(region=self.region) for context in part]
-            for context, gradient in zip(part, gradients(part, directions), strict=True):
-                scores.append((context.activations * gradient).mean(1))
-        return scores
+        found = gradients_by_batch(contexts, region=self.region, batch=self.batch)
+        return [(c.activations * gradient).mean(1) for c, gradient in zip(contexts, found, strict=True)]
+
+
+def gradients_by_batch(contexts: Sequence[Context], *, region: bool, batch: int) -> Iterator[Tensor]:
+    """`gradients` of each context, `batch` of them at once.
+
+    Args:
+        contexts: Of one model.
+        region: For pictures, whether y is the region's relevance, or sums every dimension.
+        batch: Generations that are replayed together.
+    """
+    for start in range(0, len(contexts), batch):
+        part = contexts[start : start + batch]
+        yield from gradients(part, [context.after_norm(region=region) for context in part])
 
 
 def gradients(contexts: Sequence[Context], directions: Sequence[Tensor]) -> list[Tensor]:
     """dy/da at each context's positions, (L, P, d), for y = sum over positions of <direction, h>.
+
+    Activations that were not read yet are read by the way.
 
     Args:
         contexts: Of one model.
@@ -67,8 +77,12 @@ def gradients(contexts: Sequence[Context], directions: Sequence[Tensor]) -> list
     # A Trainer predicts in inference mode, where nothing has a gradient.
     with torch.inference_mode(False), torch.enable_grad():
         where = [context.target.positions for context in contexts]
-        watch = Intervention(mllm, change=add_leaf, where=where)
-        replayed = mllm.replay([context.generation for context in contexts], record=watch)
+        recorder = None if all(one.reading.there for one in contexts) else Recorder(mllm, where=where)
+        cut = [one.generation.until(one.target.positions[-1] + 1) for one in contexts]
+        with Intervention(mllm, change=add_leaf, where=where):
+            replayed = mllm.replay(cut, record=recorder)
+        for context, recorded in zip(contexts, recorder.recorded if recorder else (), strict=False):
+            context.reading.fill(recorded)
         total = replayed.hidden.new_zeros((), dtype=directions[0].dtype)
         # A tensor that was made in inference mode cannot take part in a gradient; a copy can.
         plain = [rows.clone() if rows.is_inference() else rows for rows in directions]

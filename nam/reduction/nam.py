@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from nam.reduction.base import Context, Method, Needs, Norm, contributions_of
+from nam.reduction.base import Context, Method, Needs, Norm, contributions_at, contributions_of
 from nam.reduction.functional import (
     Aggregate,
     Branch,
     final_score,
-    gate,
     over_positions,
+    passes,
     to_unit_scale,
 )
 from nam.reduction.vocabulary import first_tokens
@@ -55,13 +56,17 @@ class Nam(Method):
     region: bool = True
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
-        scores = []
-        for context, s in zip(contexts, self._effects(contexts), strict=True):
+        effects, scores = iter(self._effects(contexts)), []
+        # Targets at the same positions of one answer share their activations.
+        for _, group in groupby(contexts, key=lambda context: id(context.activations)):
+            a = (sharing := list(group))[0].activations
+            some = list(islice(effects, len(sharing)))
             if self.aggregate == "each":
-                scores.append(self._final(s, context.activations).mean(1))
-            else:
-                a = over_positions(context.activations, how=self.aggregate)
-                scores.append(self._final(over_positions(s, how=self.aggregate), a))
+                scores += [self._final(s, a).mean(1) for s in some]
+                continue
+            s = torch.stack([over_positions(one, how=self.aggregate) for one in some], dim=1)
+            final = self._final(s, over_positions(a, how=self.aggregate)[:, None])
+            scores += final.expand_as(s).unbind(1)
         return scores
 
     def _final(self, s: Tensor, a: Tensor) -> Tensor:
@@ -78,20 +83,30 @@ class Nam(Method):
     def _effects(self, contexts: Sequence[Context]) -> list[Tensor]:
         """s at each position, (L, P, d) a context."""
         directions = [context.directions(norm=self.norm, region=self.region) for context in contexts]
-        effects = contributions_of(contexts, directions)
-        return [self._gated(context, s) for context, s in zip(contexts, effects, strict=True)]
+        found: dict[int, Tensor] = {}
+        for gated in (False, True):
+            mine = [index for index, context in enumerate(contexts) if self._gates(context) is gated]
+            some, along = [contexts[index] for index in mine], [directions[index] for index in mine]
+            if gated:
+                effects = contributions_at(some, along, [self._passes(context) for context in some])
+            else:
+                effects = contributions_of(some, along)
+            found |= zip(mine, effects, strict=True)
+        return [found[index] for index in range(len(contexts))]
 
-    def _gated(self, context: Context, s: Tensor) -> Tensor:
+    def _gates(self, context: Context) -> bool:
+        return self.gate != "none" and context.target.modality == "text"
+
+    def _passes(self, context: Context) -> Tensor:
+        """Which neurons eq. 7 lets pass at each position, bool (L, P, d)."""
         target, a = context.target, context.activations
-        if self.gate == "none" or target.modality != "text":
-            return s
         top = first_tokens(context.mllm, norm=self.norm, end="top")
         # Of a non-negative activation (ReLU) the smallest logit is never asked for.
-        bottom = first_tokens(context.mllm, norm=self.norm, end="bottom") if bool((a < 0).any()) else top
+        bottom = first_tokens(context.mllm, norm=self.norm, end="bottom") if bool(a.min() < 0) else None
         if self.gate == "forms":
-            return gate(s, activations=a, top=top, bottom=bottom, ids=target.form_ids)
+            return passes(a, top=top, bottom=bottom, ids=target.form_ids)
         columns = [
-            gate(s[:, i : i + 1], activations=a[:, i : i + 1], top=top, bottom=bottom, ids=(token,))
+            passes(a[:, i : i + 1], top=top, bottom=bottom, ids=(token,))
             for i, token in enumerate(target.token_ids)
         ]
         return torch.cat(columns, dim=1)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from nam.mllm.norm import FinalNorm, read_final_norm
+from nam.mllm.norm import HeldNorm, read_final_norm
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
     from nam.reduction.base import Norm
 
+log = logging.getLogger(__name__)
+
 End = Literal["top", "bottom"]
 
-#: Most logits that are held at once.
-CHUNK = 2**24
+#: Most logits that are held at once: few enough that the next step finds them in a cache.
+CHUNK = 2**22
 
 #: (L, d) tokens by norm and end, with the state of the weights that they were found for.
 _FOUND: WeakKeyDictionary[MLLM, dict[tuple[str, str], tuple[tuple[object, ...], Tensor]]] = (
@@ -34,27 +38,29 @@ def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
     state = _state(mllm)
     known = _FOUND.setdefault(mllm, {})
     if (norm, end) not in known or known[norm, end][0] != state:
+        began = time.perf_counter()
         folded = read_final_norm(mllm) if norm == "fold" else None
         known[norm, end] = (state, _search(mllm, folded, sign=1 if end == "top" else -1))
+        log.info("the first word of every neuron took %.1f s, once", time.perf_counter() - began)
     return known[norm, end][1]
 
 
 @torch.no_grad()
-def _search(mllm: MLLM, norm: FinalNorm | None, *, sign: int) -> Tensor:
+def _search(mllm: MLLM, norm: HeldNorm | None, *, sign: int) -> Tensor:
     """The token with the largest logit times `sign` along each value vector, (L, d)."""
     unembedding = mllm.unembedding
     dtype = torch.promote_types(unembedding.dtype, torch.float32)
     found = []
     for site in mllm.ffn_sites:
-        vectors = sign * site.value_vectors.to(dtype)
+        vectors = sign * site.value_vectors.T.to(dtype)
         if norm is not None:
             # <centre(gain * u), w> = <u, gain * centre(w)>: done once, on the value vectors.
-            vectors = norm.centre(vectors.T).T * norm.gain[:, None]
+            vectors = norm.centre(vectors) * norm.gain
         best = vectors.new_full((site.width,), float("-inf"))
         tokens = torch.zeros(site.width, dtype=torch.long, device=vectors.device)
         step = max(CHUNK // site.width, 1)
         for start in range(0, len(unembedding), step):
-            logits, token = (unembedding[start : start + step].to(dtype) @ vectors).max(dim=0)
+            logits, token = (vectors @ unembedding[start : start + step].T.to(vectors)).max(dim=1)
             # Of two equal tokens the earlier one stays, as in an argmax over all.
             tokens = torch.where(logits > best, token + start, tokens)
             best = torch.maximum(logits, best)

@@ -1,0 +1,157 @@
+"""`nam.edit`: turn one concept into another in Python; and what the command shares with it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+
+from nam.attribution import Attributor, Work
+from nam.data.concepts import concept_of
+from nam.data.edits import ScenePairs
+from nam.data.prompts import ScenePrompts
+from nam.editor.base import EditModality, Editor, Goal, Problem
+from nam.editor.cases import Cases, Pair, build_cases
+from nam.editor.delta import Delta, difference
+from nam.editor.ranking import means_of_works, rankings_of
+from nam.editor.select import Selection, select
+from nam.mllm.base import MLLM
+from nam.modules.editing import EditingModule
+from nam.options import option
+from nam.reduction.base import Method
+from nam.types import NeuronSet, Sample
+
+#: Prompts that are attributed together.
+ATTRIBUTED = 8
+
+
+def edit(
+    mllm: MLLM,
+    *,
+    source: str,
+    target: str,
+    modality: EditModality = "image",
+    k: int = 32,
+    editor: str | Editor = "rewrite",
+    reduction: str | Method = "nam",
+    neurons: NeuronSet | None = None,
+    pairs: Sequence[Pair] | None = None,
+    others: Sequence[Sample] | None = None,
+    seed: int = 0,
+) -> Delta:
+    """Change the value vectors of a few neurons so that one concept becomes another. The model stays as it
+    is: `with delta.applied(mllm)` applies the result, `delta.save(path)` keeps it.
+
+    Args:
+        mllm: The model.
+        source: What is to become something else, such as "cat".
+        target: What it is to become, such as "dog".
+        modality: In pictures, in words, or in both.
+        k: Neurons that are changed.
+        editor: An editor, or its name under `configs/editor`.
+        reduction: The method by which neurons are selected, or its name under `configs/reduction`.
+        neurons: The neurons themselves, instead of selecting them.
+        pairs: Requests for the source and the same for the target; None for some about the things of the
+            scenes. They need not be of the scenes where `neurons` are given.
+        others: What must stay as it is; None likewise.
+        seed: Of prompts and training steps.
+
+    Raises:
+        EditError: the model neither says nor draws the source or the target, or k is too large.
+        ConfigError, InputError, ModelError: an argument or the model is of the wrong kind.
+    """
+    chosen_editor: Editor = option("editor", editor) if isinstance(editor, str) else editor
+    goal = Goal(concept_of(source), concept_of(target), modality)
+    selection = Selection(k=k, kind=modality)
+    prompts = ScenePairs(seed=seed)
+    if pairs is None:
+        asked = zip(prompts.of(source), prompts.of(target, like=source), strict=True)
+        pairs = [Pair(one.sample, other.sample) for one, other in asked]
+    if others is None:
+        others = [one.sample for one in prompts.kept(source)]
+    if neurons is None:
+        method: Method = option("reduction", reduction) if isinstance(reduction, str) else reduction
+        attributor = Attributor(
+            mllm=mllm,
+            segmenter=option("segmenter", "scenes"),
+            relevance=option("relevance", "gradient"),
+            methods={method.name: method},
+        )
+        means = means_of_works(attribute_things(attributor, seed=seed), method.name)
+        neurons = select(rankings_of(means, source, contrast=True), selection)
+    found = build_cases(mllm, goal, pairs, others)
+    problem = Problem(mllm=mllm, goal=goal, cases=found.cases)
+    module = module_of(problem, chosen_editor, neurons, seed=seed)
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator="cpu" if mllm.device.type == "cpu" else "auto",
+            devices=1,
+            max_steps=chosen_editor.steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module)
+    return delta_of(module, found, manifest={"seed": seed, "k": k})
+
+
+def attribute_things(
+    attributor: Attributor, *, concepts: Sequence[str] = (), samples: int = 2, seed: int = 0
+) -> list[Work]:
+    """Attribute a few requests to draw things of the scenes; all things where none are named."""
+    items = ScenePrompts(
+        concepts=tuple(concepts),
+        draw=samples,
+        draw_two=0,
+        draw_riddle=0,
+        riddle=0,
+        caption=0,
+        split="train",
+        seed=seed,
+    )
+    works: list[Work] = []
+    for start in range(0, len(items), ATTRIBUTED):
+        works += attributor([items[i] for i in range(start, min(start + ATTRIBUTED, len(items)))])
+    return works
+
+
+def module_of(problem: Problem, editor: Editor, chosen: NeuronSet, *, seed: int) -> EditingModule:
+    """What a Trainer fits: the editor on the neurons that it changes."""
+    neurons = editor.neurons(problem, chosen)
+    return EditingModule(problem=problem, editor=editor, neurons=neurons, seed=seed)
+
+
+def delta_of(module: EditingModule, found: Cases, *, manifest: dict[str, Any]) -> Delta:
+    """The delta that a fitted module stands for, with what made it."""
+    goal = module.problem.goal
+    facts = {
+        "source": goal.source.name,
+        "target": goal.target.name,
+        "modality": goal.modality,
+        "editor": module.editor.name,
+        "steps": int(module.global_step),
+        "reached": module.reached,
+        "pairs": found.used,
+        "skipped": found.skipped,
+        **manifest,
+    }
+    return difference(module.problem.mllm, module.neurons, module.found, manifest=facts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's remarks about a loop without validation, workers and logger."""
+    remarks = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = remarks.level
+    remarks.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        remarks.setLevel(level)

@@ -1,0 +1,89 @@
+"""What neurons are ranked by: the scores of a finished attribution run, or of answers asked for now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nam.editor.delta import EditError
+from nam.editor.select import Ranking
+from nam.types import Modality, Scores
+
+if TYPE_CHECKING:
+    from nam.attribution import Work
+
+#: Mean scores and activations, by concept and modality.
+Means = Mapping[tuple[str, str], tuple[Tensor, Tensor]]
+
+
+def means_of_run(folder: str | Path, method: str) -> Means:
+    """The means of a finished attribution run.
+
+    Raises:
+        EditError: the run has no scores of this method.
+        StoreError: it is no run, or damaged.
+    """
+    from nam.store import Run
+
+    run = Run(folder)
+    found = {}
+    for concept, modality, name in run.keys:
+        if name == method:
+            means = run.scores(concept, modality, name)
+            found[concept, modality] = (torch.from_numpy(means.scores), torch.from_numpy(means.activations))
+    if not found:
+        methods = sorted({name for _, _, name in run.keys}) or ["none"]
+        raise EditError(
+            f"edit.run={folder} has scores of {', '.join(methods)}, not of {method}: set edit.method"
+        )
+    return found
+
+
+def means_of_works(works: Iterable[Work], method: str) -> Means:
+    """The means of what `nam.attribution.Attributor` found."""
+    groups: dict[tuple[str, str], list[Scores]] = {}
+    for work in works:
+        for scores in work.scores:
+            if scores.method == method:
+                groups.setdefault((scores.concept.name, scores.modality), []).append(scores)
+    return {
+        key: (
+            torch.stack([s.scores for s in mine]).mean(0),
+            torch.stack([s.activations for s in mine]).mean(0),
+        )
+        for key, mine in groups.items()
+    }
+
+
+def rankings_of(means: Means, concept: str, *, contrast: bool) -> dict[Modality, Ranking]:
+    """What a concept's neurons are ranked by, in each modality that has scores.
+
+    Args:
+        means: Of the concept, and of others.
+        concept: Which one.
+        contrast: Subtract the mean over the other concepts from scores and activations: neurons that matter
+            for everything alike are no place for an edit that is to leave everything else alone.
+
+    Raises:
+        EditError: the concept has no scores.
+    """
+    found: dict[Modality, Ranking] = {}
+    modalities: tuple[Modality, ...] = ("text", "image")
+    for modality in modalities:
+        if (concept, modality) not in means:
+            continue
+        scores, activations = means[concept, modality]
+        others = [mean for (name, kind), mean in means.items() if kind == modality and name != concept]
+        if contrast and others:
+            scores = scores - torch.stack([mean for mean, _ in others]).mean(0)
+            activations = activations - torch.stack([mean for _, mean in others]).mean(0)
+        found[modality] = Ranking(scores, activations)
+    if not found:
+        known = sorted({name for name, _ in means})
+        listed = f"there are some of {', '.join(known)}" if known else "the model neither says nor draws it"
+        raise EditError(f"there are no scores of {concept!r} to select neurons by: {listed}")
+    return found

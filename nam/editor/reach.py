@@ -1,0 +1,107 @@
+"""What an edit achieves: the model read under a change, against what is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nam.editor.base import ROLES, Problem
+from nam.editor.columns import Changed
+from nam.editor.delta import EditError
+from nam.hooks import Recorder
+from nam.mllm.norm import read_final_norm
+from nam.types import NeuronSet
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
+
+#: Answers that are replayed together where no gradient is needed.
+REPLAYED = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What the cases' positions give under some change: N positions, in the order of the cases.
+
+    Attributes:
+        stream: What enters the final norm, (N, H) float32.
+        wanted: What should, likewise.
+        scale: What the final norm divides the wanted stream by, (N, 1).
+        roles: Of each position, (N,): 0 image, 1 text, 2 keep.
+        activations: Of the chosen neurons, (N, n).
+    """
+
+    stream: Tensor
+    wanted: Tensor
+    scale: Tensor
+    roles: Tensor
+    activations: Tensor
+
+    def error(self, role: int) -> Tensor:
+        """Squared distance to what is wanted, in units of the norm's scale, mean over positions of a role."""
+        away = ((self.wanted - self.stream) / self.scale).square().sum(1)
+        chosen = away[self.roles == role]
+        return chosen.mean() if len(chosen) else away.new_zeros(())
+
+
+def reach(problem: Problem, neurons: NeuronSet, change: Tensor) -> Reached:
+    """What every case's positions give under a change, by one replay of each sequence; without gradients."""
+    norm = read_final_norm(problem.mllm)
+    found: list[tuple[Tensor, Tensor]] = []
+    chosen = neurons.by_layer()
+    for start in range(0, len(problem.cases), REPLAYED):
+        part = problem.cases[start : start + REPLAYED]
+        recorder = Recorder(problem.mllm, where=[case.positions for case in part])
+        with torch.no_grad(), Changed(problem.mllm, neurons, change):
+            problem.mllm.replay([case.generation for case in part], record=recorder)
+        for recorded in recorder.recorded:
+            parts = [recorded.activations[layer][:, list(units)] for layer, units in chosen.items()]
+            stream = recorded.stream
+            if stream is None:
+                raise EditError(f"{problem.mllm.name} has no final norm, whose input an edit aims at")
+            found.append((stream, torch.cat(parts, dim=1)))
+    stream = torch.cat([one for one, _ in found])
+    wanted = torch.cat([case.wanted for case in problem.cases]).to(stream)
+    roles = [ROLES.index(role) for case in problem.cases for role in case.roles]
+    return Reached(
+        stream,
+        wanted,
+        norm.scale(wanted),
+        torch.tensor(roles, device=stream.device),
+        torch.cat([one for _, one in found]),
+    )
+
+
+@torch.no_grad()
+def progress(problem: Problem, reached: Reached, start: Reached) -> dict[str, float]:
+    """How far a change has come.
+
+    Returns:
+        `image_left`, `text_left`: share of the squared distance that is left (1 at the start, 0 at the end);
+        `disturbed`: squared distance of what should stay, over the mean that is to be changed;
+        `probability`: of the tokens that are to be said.
+    """
+    found: dict[str, float] = {}
+    for number, role in enumerate(ROLES[:2]):
+        before = float(start.error(number))
+        if before > 0:
+            found[f"{role}_left"] = float(reached.error(number)) / before
+    edited = start.roles != ROLES.index("keep")
+    asked = ((start.wanted - start.stream) / start.scale).square().sum(1)[edited].mean()
+    found["disturbed"] = float(reached.error(ROLES.index("keep")) / asked)
+    tokens = [case.tokens[row] for case in problem.cases for row in case.rows("text")]
+    if tokens:
+        logits = logits_of(problem.mllm, reached.stream[reached.roles == ROLES.index("text")])
+        rows = logits.softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])
+        found["probability"] = float(rows.mean())
+    return found
+
+
+def logits_of(mllm: MLLM, stream: Tensor) -> Tensor:
+    """Logits (N, V) float32 of what enters the final norm (N, H)."""
+    norm = mllm.final_norm
+    hidden = stream.to(mllm.dtype) if norm is None else norm(stream.to(mllm.dtype))
+    return (hidden @ mllm.unembedding.T).float()

@@ -1,0 +1,155 @@
+"""Which neurons to edit: the top of a ranking, by modality, and controls to hold it against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nam.editor.delta import EditError
+from nam.errors import ConfigError
+from nam.types import Modality, Neuron, NeuronSet
+
+#: Which ranking counts: the words' (T), the pictures' (I), the best rank in either, the worse rank of both,
+#: or one's top without the other's.
+Kind = Literal["text", "image", "both", "intersection", "text_without_image", "image_without_text"]
+
+#: How neurons are ranked: by an attribution method; most active; or at random, as many in each layer as the
+#: method would take there. "layer" takes every neuron of the layers allowed.
+By = Literal["method", "active", "random", "layer"]
+
+KINDS = ("text", "image", "both", "intersection", "text_without_image", "image_without_text")
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What neurons are ranked by, for one concept and modality.
+
+    Attributes:
+        scores: Mean score by an attribution method, (L, d).
+        activations: Mean activation, (L, d).
+    """
+
+    scores: Tensor
+    activations: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which neurons, and how many.
+
+    Attributes:
+        k: Number of neurons.
+        by: How they are ranked.
+        kind: Which modality's ranking counts.
+        layers: First and last layer allowed; None for all.
+        seed: Of the random control.
+    """
+
+    k: int = 32
+    by: By = "method"
+    kind: Kind = "image"
+    layers: tuple[int, int] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ConfigError(f"edit.k must be at least 1: an edit needs neurons to change; got {self.k!r}")
+        if self.kind not in KINDS:
+            raise ConfigError(f"edit.select.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.by not in ("method", "active", "random", "layer"):
+            raise ConfigError(f"edit.select.by must be method, active, random or layer, got {self.by!r}")
+        if self.layers is not None and (len(self.layers) != 2 or not 0 <= self.layers[0] <= self.layers[1]):
+            raise ConfigError(
+                f"edit.select.layers must be [first, last], both from 0, got {list(self.layers)}"
+            )
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The rankings that are needed."""
+        found: dict[str, tuple[Modality, ...]] = {"text": ("text",), "image": ("image",)}
+        return found.get(self.kind, ("text", "image"))
+
+
+def select(rankings: Mapping[Modality, Ranking], selection: Selection) -> NeuronSet:
+    """The chosen neurons; equal ranks in order of layer and unit.
+
+    Raises:
+        EditError: a ranking is missing, or there are fewer neurons than asked for.
+    """
+    missing = [modality for modality in selection.modalities if modality not in rankings]
+    if missing:
+        raise EditError(f"edit.select.kind={selection.kind} needs scores of the {' and the '.join(missing)}")
+    shape = next(iter(rankings.values())).scores.shape
+    allowed = _allowed(shape, selection.layers)
+    if selection.by == "layer":
+        return _neurons(allowed.flatten().nonzero().squeeze(1), shape)
+    ranks = {m: _ranks(_values(rankings[m], selection.by), allowed) for m in selection.modalities}
+    order = _order(ranks, selection)
+    if len(order) < selection.k:
+        raise EditError(
+            f"edit.k={selection.k} neurons are asked for, but only {len(order)} can be had with "
+            f"edit.select.kind={selection.kind} and edit.select.layers={selection.layers}"
+        )
+    chosen = _neurons(order[: selection.k], shape)
+    return _random_like(chosen, shape, seed=selection.seed) if selection.by == "random" else chosen
+
+
+def _values(ranking: Ranking, by: By) -> Tensor:
+    return ranking.activations if by == "active" else ranking.scores
+
+
+def _allowed(shape: torch.Size, layers: tuple[int, int] | None) -> Tensor:
+    allowed = torch.ones(shape, dtype=torch.bool)
+    if layers is not None:
+        if layers[1] >= shape[0]:
+            raise EditError(f"edit.select.layers={list(layers)}: the model's layers are 0 to {shape[0] - 1}")
+        allowed[: layers[0]] = False
+        allowed[layers[1] + 1 :] = False
+    return allowed
+
+
+def _ranks(values: Tensor, allowed: Tensor) -> Tensor:
+    """Place of each neuron from 0 in descending order, (L * d,); those not allowed come last."""
+    flat = torch.where(allowed, values.float().cpu(), float("-inf")).flatten()
+    order = flat.sort(descending=True, stable=True).indices
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order))
+    ranks[~allowed.flatten()] = 2 * len(order)
+    return ranks
+
+
+def _order(ranks: Mapping[Modality, Tensor], selection: Selection) -> Tensor:
+    """Neurons by flat index, best first, those that cannot be taken left out."""
+    kind, size = selection.kind, len(next(iter(ranks.values())))
+    if kind in ("text", "image"):
+        rank = ranks[kind]
+    elif kind == "both":
+        rank = torch.minimum(ranks["text"], ranks["image"])
+    elif kind == "intersection":
+        rank = torch.maximum(ranks["text"], ranks["image"])
+    else:
+        mine, other = kind.split("_without_")
+        rank = ranks[mine].clone()  # type: ignore[index]
+        rank[ranks[other] < selection.k] = 2 * size  # type: ignore[index]
+    order = rank.sort(stable=True).indices
+    return order[rank[order] < 2 * size]
+
+
+def _random_like(chosen: NeuronSet, shape: torch.Size, *, seed: int) -> NeuronSet:
+    """As many others of each layer; of the same ones where a layer has not enough others."""
+    rng = np.random.default_rng(seed)
+    found: list[Neuron] = []
+    for layer, units in chosen.by_layer().items():
+        others = np.setdiff1d(np.arange(shape[1]), units)
+        pool = others if len(others) >= len(units) else np.arange(shape[1])
+        found += [Neuron(layer, int(u)) for u in rng.choice(pool, size=len(units), replace=False)]
+    return NeuronSet.of(found)
+
+
+def _neurons(flat: Tensor, shape: torch.Size) -> NeuronSet:
+    return NeuronSet.of(Neuron(index // shape[1], index % shape[1]) for index in flat.tolist())

@@ -1,0 +1,80 @@
+"""CE, the causal effect of noise on a group of neurons, split equally over the group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nam.errors import ConfigError
+from nam.reduction.base import Context, Method, Needs
+from nam.reduction.seeds import generator_of
+from nam.reduction.versions import hidden_of_versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalEffect(Method):
+    """Mean over draws of |y(noised) - y| / (neurons of the group * positions); y as in `GradXAct`.
+
+    The noise is Gaussian with mean 0 and the variance of the layer's activations (over its neurons at the
+    target's positions), independent for each neuron and position. What it changes has no sign of its own:
+    the mean over draws of the signed change is 0 to first order, so its size counts.
+
+    Each draw shares out the layer's neurons anew, at random, so that draws and samples tell apart the neurons
+    that were in a group together. Costs a forward pass a group and draw, from its layer on.
+
+    Args:
+        group: Most neurons of a group.
+        draws: Draws of groups and noise.
+        seed: Of both, together with the answer itself: the batch does not show.
+        region: For pictures, use the region's relevance (meant to be signed), or 1 in every dimension as in
+            eq. 15.
+        batch: Groups that are computed together.
+    """
+
+    name: ClassVar[str] = "ce"
+    needs: ClassVar[Needs] = Needs(rerun=True, signed=True)
+
+    group: int = 64
+    draws: int = 2
+    seed: int = 0
+    region: bool = True
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        for option, least in (("group", 1), ("draws", 1), ("seed", 0), ("batch", 1)):
+            if getattr(self, option) < least:
+                raise ConfigError(
+                    f"reduction.ce.{option} must be at least {least}, got {getattr(self, option)}"
+                )
+
+    @torch.no_grad()
+    def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
+        layers = range(len(contexts[0].activations))
+        return [torch.stack([self._score_layer(context, layer) for layer in layers]) for context in contexts]
+
+    def _score_layer(self, context: Context, layer: int) -> Tensor:
+        """The scores of a layer, (d,)."""
+        directions = context.after_norm(region=self.region)
+        a = context.activations[layer]
+        positions, width = a.shape
+        spread = a.std(correction=0)
+        groups = -(-width // self.group)
+        generator = generator_of(context, self.seed, layer)
+        # From the same activations as the versions, whichever pass they were read in.
+        plain = hidden_of_versions(context, a[None], layer=layer)
+        total = torch.zeros_like(a[0])
+        for _ in range(self.draws):
+            noise = spread * torch.from_numpy(generator.standard_normal((positions, width))).to(a)
+            member = torch.from_numpy(generator.permutation(width) % groups).to(a.device)
+            changes = []
+            for some in torch.arange(groups, device=a.device).split(self.batch):
+                chosen = (member == some[:, None])[:, None]
+                hidden = hidden_of_versions(context, a + noise * chosen, layer=layer)
+                changes.append(((hidden - plain) * directions).sum((1, 2)).abs())
+            share = torch.cat(changes) / member.bincount(minlength=groups)
+            total += share[member]
+        return total / (self.draws * positions)

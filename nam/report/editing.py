@@ -1,0 +1,81 @@
+"""A finished edit in the experiment trackers: figures, the grid, the locality matrix, the patch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
+
+from nam.report.tracking import flat, forgiven
+
+
+def track_edit(
+    loggers: Sequence[Logger],
+    *,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, Mapping[str, float]]],
+    grid: Image.Image,
+    patch: Path,
+) -> None:
+    """Send an edit to every logger; one that fails is left with a warning, since the run folder holds it all.
+
+    Args:
+        loggers: Of Lightning.
+        settings: The resolved configuration.
+        figures: What was measured.
+        tables: Asked concept -> drawn concept -> share, "before" and "after".
+        grid: Pictures before and after.
+        patch: The saved delta.
+    """
+    scalars = dict(flat(figures))
+    for logger in loggers:
+        with forgiven(logger):
+            logger.log_hyperparams(dict(settings))
+            logger.log_metrics(scalars)
+            if isinstance(logger, WandbLogger):
+                logger.log_image("before_after", [grid])
+                logger.log_image("locality", [heat_map(tables["before"], tables["after"])])
+                _log_patch(logger, patch, figures)
+                logger.experiment.finish()
+            logger.save()
+            logger.finalize("success")
+
+
+def heat_map(
+    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+) -> Image.Image:
+    """Which thing was drawn (columns) where each was asked for (rows), before and after."""
+    from matplotlib.figure import Figure
+
+    rows = list(before)
+    columns = [*rows, "nothing"]
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for panel, (title, table) in zip(
+        figure.subplots(1, 2), (("before", before), ("after", after)), strict=True
+    ):
+        values = np.array([[table[row].get(column, 0.0) for column in columns] for row in rows])
+        panel.imshow(values, vmin=0, vmax=1, cmap="Blues")
+        panel.set_title(title)
+        panel.set_xticks(range(len(columns)), columns, rotation=90)
+        panel.set_yticks(range(len(rows)), rows)
+        panel.set_xlabel("drawn")
+        panel.set_ylabel("asked for")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return Image.open(buffer).convert("RGB")
+
+
+def _log_patch(logger: WandbLogger, patch: Path, figures: Mapping[str, Any]) -> None:
+    import wandb
+
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"edit-{patch.parent.name}")
+    artifact = wandb.Artifact(name, type="edit", metadata=dict(flat(figures)))
+    artifact.add_file(str(patch))
+    logger.experiment.log_artifact(artifact)
