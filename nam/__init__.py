@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nam.api import attribute
+    from nam.editing import edit
     from nam.errors import NamError
     from nam.mllm.load import load
 
 __version__ = "0.1.0"
-__all__ = ["NamError", "__version__", "attribute", "load"]
+__all__ = ["NamError", "__version__", "attribute", "edit", "load"]
 
-_LAZY = {"attribute": "nam.api", "load": "nam.mllm.load", "NamError": "nam.errors"}
+_LAZY = {"attribute": "nam.api", "edit": "nam.editing", "load": "nam.mllm.load", "NamError": "nam.errors"}
 
 
 def __getattr__(name: str) -> Any:

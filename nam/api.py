@@ -117,7 +117,8 @@ def attribute(
         target = image_target(generation, found)
     else:
         raise InputError(f'modality must be "text" or "image", got {modality!r}')
-    scores = scores_of(method, contexts_of(mllm, [generation], [target]), [concept])[0]
+    contexts = contexts_of(mllm, [generation], [target], later=method.needs.backward)
+    scores = scores_of(method, contexts, [concept])[0]
     return Attribution(
         mllm=mllm,
         concept=concept,

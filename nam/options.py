@@ -15,7 +15,7 @@ def option(group: str, name: str, **overrides: Any) -> Any:
     """The object that `configs/<group>/<name>.yaml` describes.
 
     Args:
-        group: "reduction", "relevance" or "segmenter".
+        group: "editor", "reduction", "relevance" or "segmenter".
         name: Of the file.
         overrides: Instead of the file's values.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ class Spans:
     def __len__(self) -> int:
         return self.img.stop
 
+    def until(self, stop: int) -> Spans:
+        """What of each part stands before position `stop`."""
+        parts = (self.system, self.picture, self.text, self.answer, self.img)
+        return Spans(*(Span(min(part.start, stop), min(part.stop, stop)) for part in parts))
+
 
 @dataclass(frozen=True)
 class DrawSettings:
@@ -133,6 +138,13 @@ class Generation:
     def answer_ids(self) -> tuple[int, ...]:
         """Token ids of the answer in words."""
         return self.token_ids[self.spans.answer.start : self.spans.answer.stop]
+
+    def until(self, stop: int) -> Generation:
+        """Its tokens before position `stop`, which lies behind the prompt: all that a causal model needs to
+        replay these positions."""
+        if stop >= len(self.token_ids) or stop < self.spans.answer.start:
+            return self
+        return replace(self, token_ids=self.token_ids[:stop], spans=self.spans.until(stop))
 
 
 @dataclass(frozen=True, order=True)

@@ -37,6 +37,12 @@ def write_table(path: Path, gill: GILL, prompts: Sequence[str] = PROMPTS) -> Pat
     return path
 
 
+def command_line(gill_folder: Path, table: Path) -> list[str]:
+    """attribute.py's arguments for the tiny random model on a table."""
+    model = [f"mllm.folder={gill_folder}", "mllm.steps=2", "segmenter=none", "trainer=cpu", "logger=none"]
+    return [*model, "data=folder", f"data.source.table={table}", "draw=true", "max_new_tokens=8"]
+
+
 def assert_same(a: Path, b: Path) -> None:
     """Same rows, texts, statuses and errors; pictures within a grey level; scores within rounding."""
     one, other = Run(a), Run(b)

@@ -25,6 +25,7 @@ from nam.reduction.gradxact import GradXAct
 from nam.reduction.nam import Nam
 from nam.relevance.gradient import GradientRelevance
 from nam.segmenter.base import GivenMasks, Mask, Segmenter
+from nam.segmenter.truth import TruthSegmenter
 from nam.segmenter.whole import WholeSegmenter
 from nam.types import Concept, Sample
 from tests.runs import PROMPTS
@@ -180,6 +181,23 @@ def test_a_concept_that_was_not_drawn_or_not_said_is_an_error_of_that_modality(
 def test_an_answer_that_announces_no_picture_has_no_i_neurons(shared_gill: GILL, items: list[Item]) -> None:
     works = attributor(shared_gill, draw=False)(items[:2])
     assert {work.errors["image"] for work in works} == {"nothing was drawn: the answer announces no picture"}
+
+
+def test_given_masks_are_for_pictures_that_came_with_some(shared_gill: GILL, items: list[Item]) -> None:
+    given = np.zeros((64, 64), dtype=np.bool_)
+    given[:, :32] = True
+    horse = [replace(item, sample=replace(item.sample, concept=Concept("horse"))) for item in items[:3]]
+    horse[0] = replace(horse[0], masks={"horse": given, "cat": ~given})
+    horse[1] = replace(horse[1], masks={"cat": ~given})
+    truth, half = (
+        attributor(shared_gill, segmenter=segmenter)(horse)
+        for segmenter in (TruthSegmenter(), HalfSegmenter())
+    )
+    mine, expected = (scores(found)["0", "image", "nam"] for found in (truth, half))
+    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert truth[1].errors["image"] == "the mask is empty: no horse was found in the picture"
+    assert truth[2].errors["image"].startswith("segmenter=truth knows no mask of this picture")
+    assert "set segmenter=scenes" in truth[2].errors["image"]
 
 
 def test_only_what_is_asked_for_is_done(shared_gill: GILL, items: list[Item]) -> None:

@@ -16,10 +16,11 @@ from nam.app.callbacks import Progress
 from nam.app.closing import print_closing
 from nam.app.config import claim_run_folder, command
 from nam.app.quiet import hush
-from nam.app.totals import gather, metrics_of
+from nam.app.totals import RunTotals, metrics_of
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
+    from nam.app.totals import Totals
     from nam.modules.attribution import AttributionModule
     from nam.store.callback import StoreWriter
 
@@ -54,34 +55,18 @@ def main(cfg: DictConfig) -> Path:
     """Attribute every sample of `cfg.data`. Returns the path of the report."""
     hush()
     check_attribution(cfg)
+    if cfg.get("evaluate") is not None:
+        from nam.app.leaderboard import run
+
+        return run(cfg)
     started = time.perf_counter()
     data = build(cfg.data)
-    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
-    segmenter, relevance = build(cfg.segmenter), build(cfg.relevance)
-    mllm = build(cfg.mllm)
+    module = _module(cfg)
     from nam.hooks.callback import ActivationRecorder
-    from nam.mllm.words import WordBook
-    from nam.modules.attribution import AttributionModule
     from nam.report.tracking import Tracker
-    from nam.store.callback import StoreWriter
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    module = AttributionModule(
-        mllm=mllm,
-        segmenter=segmenter,
-        relevance=relevance,
-        methods=methods,
-        draw=cfg.draw,
-        max_new_tokens=cfg.max_new_tokens,
-    )
-    writer = StoreWriter(
-        folder=cfg.run_dir,
-        manifest=manifest_of(cfg, mllm, list(methods)),
-        words=WordBook(mllm, count=cfg.words),
-        top=cfg.top,
-        write_interval=cfg.write_interval,
-        resume=cfg.resume is not None,
-    )
+    writer = _writer(cfg, module)
     callbacks: list[L.Callback] = [writer, Progress(), Tracker()]
     if cfg.record:
         callbacks.append(ActivationRecorder())
@@ -91,15 +76,14 @@ def main(cfg: DictConfig) -> Path:
     if cfg.resume:
         data.done = _done(cfg.run_dir)
     _predict(trainer, module, data, cfg.run_dir)
-    totals = gather(module.clock)
+    totals = _totals(module, trainer)
     if not trainer.is_global_zero:
         writer.close()
     trainer.strategy.barrier("written")
     if trainer.is_global_zero:
+        metrics = metrics_of(cfg.run_dir, totals, seconds=time.perf_counter() - started)
         with Console().status("writing tables and report"):
-            _finish(
-                cfg, writer, metrics_of(cfg.run_dir, totals, seconds=time.perf_counter() - started), loggers
-            )
+            _finish(cfg, writer, metrics, loggers)
         print_closing(cfg.run_dir, top=3)
     trainer.strategy.barrier("finished")
     return Path(cfg.run_dir, "report.html")
@@ -119,8 +103,8 @@ def check_attribution(cfg: DictConfig) -> None:
         if cfg[where] is None or "_target_" not in cfg[where]:
             raise ConfigError(f"'{where}' is not chosen: set {where}=NAME, one of configs/{where}")
         check(cfg[where], where=where)
-    for where in ("reduction", "logger"):
-        check(cfg[where], where=where)
+    for where in ("reduction", "logger", "evaluate"):
+        check(cfg.get(where), where=where)
     check(cfg.trainer, where="trainer", given={"callbacks": None, "logger": None})
     if cfg.trainer.get("inference_mode") is not False:
         raise ConfigError("trainer.inference_mode must be false: relevance and some methods need gradients")
@@ -145,11 +129,54 @@ def manifest_of(cfg: DictConfig, mllm: Any, methods: list[str]) -> dict[str, Any
     )
 
 
+def _module(cfg: DictConfig) -> AttributionModule:
+    """The model, and all that is done with its answers."""
+    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
+    segmenter, relevance = build(cfg.segmenter), build(cfg.relevance)
+    mllm = build(cfg.mllm)
+    from nam.attribution import Attributor
+    from nam.modules.attribution import AttributionModule
+
+    attributor = Attributor(
+        mllm=mllm,
+        segmenter=segmenter,
+        relevance=relevance,
+        methods=methods,
+        draw=cfg.draw,
+        max_new_tokens=cfg.max_new_tokens,
+    )
+    return AttributionModule(attributor)
+
+
+def _writer(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
+    """What writes into the run folder."""
+    from nam.mllm.words import WordBook
+    from nam.store.callback import StoreWriter
+
+    return StoreWriter(
+        folder=cfg.run_dir,
+        manifest=manifest_of(cfg, module.mllm, list(module.attributor.methods)),
+        words=WordBook(module.mllm, count=cfg.words),
+        top=cfg.top,
+        write_interval=cfg.write_interval,
+        resume=cfg.resume is not None,
+    )
+
+
 def _done(folder: str) -> frozenset[int]:
     """The samples that an interrupted run has finished."""
     from nam.store import Run
 
     return Run(folder).done if Path(folder, "manifest.json").is_file() else frozenset()
+
+
+def _totals(module: AttributionModule, trainer: L.Trainer) -> Totals:
+    """What every process measured; every process has to ask."""
+    from nam.store import peak_memory
+
+    totals = RunTotals().to(trainer.strategy.root_device)
+    totals.update(module.clock, peak_memory())
+    return totals.compute()
 
 
 def _predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: str) -> None:
@@ -171,8 +198,8 @@ def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], logge
     from nam.store.files import write_json
     from nam.store.provenance import now
 
-    peak, seconds = metrics["peak_memory"], metrics["seconds"]
-    writer.finish(metrics=metrics, finished=now(), seconds=seconds, peak_memory=peak)
+    costs = {key: metrics.get(key) for key in ("seconds", "time_over_generation", "peak_memory")}
+    writer.finish(metrics=metrics, finished=now(), **costs)
     run = Run(cfg.run_dir)
     tops = top_neurons(run, top=cfg.report.top)
     metrics["own_words"] = own_words(run, tops)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -49,7 +51,25 @@ def print_closing(folder: str | Path, *, top: int = 3, console: Console | None =
     console.print(f"{len(run.samples)} samples, {failed} of them with an error", highlight=False)
     for view in error_views(run)[:_REASONS]:
         console.print(f"  {view.count} x {escape(view.reason)}", highlight=False)
-    seconds = run.metrics.get("seconds", {})
-    stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in seconds.items() if spent >= 0.05)
-    console.print(f"time: {stages}", highlight=False)
+    for line in _costs(run.metrics):
+        console.print(line, highlight=False)
     console.print(f"report: {run.folder / REPORT_FILE}", highlight=False, soft_wrap=True)
+
+
+def _costs(metrics: Mapping[str, Any]) -> list[str]:
+    """What the run cost, in lines; a run that was resumed knows its last part only."""
+    stages = [f"{stage} {_seconds(spent)}" for stage, spent in metrics.get("seconds_per_sample", {}).items()]
+    memory = [f"{size / 2**20:,.0f} MiB ({place})" for place, size in metrics.get("peak_memory", {}).items()]
+    lines = [f"time: {_seconds(metrics.get('seconds', {}).get('run', 0.0))} in all"]
+    if stages:
+        lines[0] += f"; per sample {', '.join(stages)}"
+    if "time_over_generation" in metrics:
+        ratio = metrics["time_over_generation"]
+        lines.append(f"generating and attributing took {ratio:.2f} x the time of generating alone")
+    if memory:
+        lines.append(f"peak memory: {', '.join(memory)}")
+    return lines
+
+
+def _seconds(spent: float) -> str:
+    return f"{spent:.1f} s" if spent >= 1 else f"{1000 * spent:.3g} ms"

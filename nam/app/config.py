@@ -75,6 +75,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 if user_wants_tracebacks:
                     raise
                 _refuse(explain(error, name, sys.argv[1:]))
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                raise SystemExit(130) from None
             finally:
                 if not user_wants_tracebacks:
                     os.environ.pop(_FULL, None)
@@ -132,6 +135,11 @@ def group_options(group: str) -> list[str]:
 def _run_job(task: Task, cfg: DictConfig) -> Any:
     if not cfg.resume:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
+    elif Path(cfg.run_dir).resolve() != Path(cfg.resume).resolve():
+        raise ConfigError(
+            f"resume={cfg.resume} goes on in that folder: leave run_dir={cfg.run_dir} out, or leave resume "
+            "out to begin a new run there"
+        )
     cfg.overrides = list(HydraConfig.get().overrides.task)
     HydraConfig.instance().cfg = None
     return task(cfg)
@@ -149,10 +157,12 @@ def claim_run_folder(cfg: DictConfig) -> None:
         if not path.is_file():
             raise ConfigError(f"resume={cfg.resume}: not a run folder (it has no config.yaml)")
         return
-    if path.exists():
-        raise ConfigError(f"run_dir={cfg.run_dir} holds a run already: resume it with resume={cfg.run_dir}")
     try:
-        path.write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        with path.open("x") as file:  # of two commands at the same moment, one gets the folder
+            file.write(OmegaConf.to_yaml(cfg, resolve=True))
+    except FileExistsError as error:
+        line = f"run_dir={cfg.run_dir} holds a run already: resume it with resume={cfg.run_dir}"
+        raise ConfigError(line) from error
     except OSError as error:
         raise ConfigError(f"cannot write the run folder (set run_dir=FOLDER): {error}") from error
 

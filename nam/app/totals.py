@@ -2,40 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch.distributed as dist
+import torch
+from torch import Tensor
+from torchmetrics import Metric
 
 from nam.clock import Clock
-from nam.store import Run, peak_memory
+from nam.store import Run
 
-#: What attribution costs beyond plain generation.
-EXTRA = ("replay", "segment", "relevance", "reduce")
+#: The stages of a sample, as `nam.attribution` times them.
+STAGES = ("generate", "replay", "segment", "relevance", "reduce")
+
+#: What is counted on the way.
+COUNTS = ("samples", "pictures")
+
+#: Where memory is held.
+PLACES = ("host", "device")
 
 
-@dataclass(frozen=True)
-class Total:
-    """One process: seconds of each stage, counts, and the most memory it held in bytes."""
+class Totals(NamedTuple):
+    """A run, or the part of it since it was resumed.
 
+    Attributes:
+        processes: Their number.
+        seconds: Of each stage that took any, added up over the processes.
+        counts: Samples that were done and pictures that were drawn.
+        peak_memory: The most bytes that any one process held, by place.
+    """
+
+    processes: int
     seconds: dict[str, float]
-    counts: dict[str, float]
-    memory: dict[str, int]
+    counts: dict[str, int]
+    peak_memory: dict[str, int]
+
+    @property
+    def over_generation(self) -> float | None:
+        """Time of all stages over that of plain generation; None where nothing was generated."""
+        generate = self.seconds.get("generate", 0.0)
+        return sum(self.seconds.values()) / generate if generate else None
 
 
-def gather(clock: Clock) -> list[Total]:
-    """What every process measured; every process has to call it."""
-    mine = Total(dict(clock.seconds), dict(clock.counts), peak_memory())
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    found: list[Total | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return [total for total in found if total is not None]
+class RunTotals(Metric):
+    """Adds up what each process measured; they meet in `compute` alone, when all have come to the end."""
+
+    full_state_update = False
+    processes: Tensor
+    seconds: Tensor
+    counts: Tensor
+    memory: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("processes", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("seconds", torch.zeros(len(STAGES)), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(len(COUNTS), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("memory", torch.zeros(len(PLACES), dtype=torch.int64), dist_reduce_fx="max")
+
+    def update(self, clock: Clock, memory: Mapping[str, int]) -> None:
+        """Take over what one process measured.
+
+        Args:
+            clock: Of its stages and counts.
+            memory: Its peak, in bytes by place, as `nam.store.peak_memory` tells it.
+        """
+        self.processes += 1
+        self.seconds += torch.tensor([clock.seconds.get(stage, 0.0) for stage in STAGES]).to(self.seconds)
+        self.counts += torch.tensor([int(clock.counts.get(name, 0)) for name in COUNTS]).to(self.counts)
+        held = torch.tensor([memory.get(place, 0) for place in PLACES]).to(self.memory)
+        self.memory = torch.maximum(self.memory, held)
+
+    def compute(self) -> Totals:
+        """The totals; under a process group, every process has to ask for them."""
+        return Totals(
+            processes=int(self.processes),
+            seconds=_named(STAGES, self.seconds),
+            counts=dict(zip(COUNTS, self.counts.tolist(), strict=True)),
+            peak_memory=_named(PLACES, self.memory),
+        )
 
 
-def metrics_of(folder: str | Path, totals: Sequence[Total], *, seconds: float) -> dict[str, Any]:
+def metrics_of(folder: str | Path, totals: Totals, *, seconds: float) -> dict[str, Any]:
     """metrics.json: samples and errors of the run, and the cost of this part of it.
 
     Args:
@@ -44,30 +93,24 @@ def metrics_of(folder: str | Path, totals: Sequence[Total], *, seconds: float) -
         seconds: That the run took, loading included.
     """
     samples = Run(folder).samples
-    stages = _sum([total.seconds for total in totals])
-    counts = _sum([total.counts for total in totals])
-    done = max(1.0, counts.get("samples", 0.0))
-    generate = stages.get("generate", 0.0)
-    extra = sum(stages.get(stage, 0.0) for stage in EXTRA)
+    done = max(1, totals.counts["samples"])
     metrics: dict[str, Any] = {
         "samples": len(samples),
         "errors": int((samples["status"] == "error").sum()),
         "pictures": int(samples["picture"].notna().sum()),
-        "processes": len(totals),
-        "seconds": {"run": seconds, **stages},
-        "seconds_per_sample": {stage: spent / done for stage, spent in stages.items()},
-        "peak_memory": {
-            place: max(total.memory.get(place, 0) for total in totals) for place in totals[0].memory
-        },
+        "processes": totals.processes,
+        "seconds": {"run": seconds, **totals.seconds},
+        "seconds_per_sample": {stage: spent / done for stage, spent in totals.seconds.items()},
+        "peak_memory": totals.peak_memory,
     }
     for modality in ("text", "image"):
         status = samples[f"{modality}_status"]
         metrics[modality] = {"ok": int((status == "ok").sum()), "error": int((status == "error").sum())}
-    if generate:
-        metrics["time_over_generation"] = (generate + extra) / generate
+    if totals.over_generation is not None:
+        metrics["time_over_generation"] = totals.over_generation
     return metrics
 
 
-def _sum(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+def _named(names: tuple[str, ...], values: Tensor) -> dict[str, Any]:
+    """The values that are not 0, by name."""
+    return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import lightning as L
 
@@ -10,11 +10,7 @@ from nam.attribution import Attributor, Work
 from nam.clock import Clock
 from nam.data.items import Item
 from nam.hooks import Recorder
-from nam.mllm.base import MLLM, Draw
 from nam.mllm.pictures import read_picture
-from nam.reduction.base import Method
-from nam.relevance.base import Relevance
-from nam.segmenter.base import Segmenter
 from nam.store.rows import SampleResult
 
 #: Longest side of a picture that was asked about, as the run folder keeps it.
@@ -25,29 +21,15 @@ class AttributionModule(L.LightningModule):
     """Wraps a frozen model; `trainer.predict` does the rest (with `inference_mode=False`).
 
     `record` is set by `nam.hooks.callback.ActivationRecorder`; `clock` holds the time of each stage.
-    The arguments are those of `nam.attribution.Attributor`.
+
+    Args:
+        attributor: What is done with a batch of items; its model becomes this module's child.
     """
 
-    def __init__(
-        self,
-        *,
-        mllm: MLLM,
-        segmenter: Segmenter,
-        relevance: Relevance,
-        methods: Mapping[str, Method],
-        draw: Draw = "auto",
-        max_new_tokens: int = 40,
-    ) -> None:
+    def __init__(self, attributor: Attributor) -> None:
         super().__init__()
-        self.mllm = mllm
-        self.attributor = Attributor(
-            mllm=mllm,
-            segmenter=segmenter,
-            relevance=relevance,
-            methods=methods,
-            draw=draw,
-            max_new_tokens=max_new_tokens,
-        )
+        self.attributor = attributor
+        self.mllm = attributor.mllm
         self.record: Callable[[], Recorder] | None = None
         self.clock = Clock()
 

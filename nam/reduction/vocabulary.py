@@ -41,7 +41,8 @@ def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
         began = time.perf_counter()
         folded = read_final_norm(mllm) if norm == "fold" else None
         known[norm, end] = (state, _search(mllm, folded, sign=1 if end == "top" else -1))
-        log.info("the first word of every neuron took %.1f s, once", time.perf_counter() - began)
+        if (spent := time.perf_counter() - began) > 1:
+            log.info("the first word of every neuron took %.1f s, once for the model", spent)
     return known[norm, end][1]
 
 

@@ -37,8 +37,9 @@ class RelevanceMap:
     Attributes:
         values: (P, H) float32 on the CPU, P the number of [IMG] positions. Each row from 0 to 1, or signed.
         signed: Whether the values are gradients with their sign.
-        cost: Passes through the U-Net that it took, for one sample. A forward counts one, a backward too
-            (the parameters are frozen, so it is about as much work), a guided step twice.
+        cost: Passes through the U-Net that it took, for one sample. A forward counts one, a guided step
+            two. A backward counts one too: with frozen parameters it computes gradients of inputs alone, and
+            took 0.9 to 1.3 times a forward where it was measured.
     """
 
     values: Tensor

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from nam.errors import ConfigError, ModelError
+from nam.errors import ConfigError
 from nam.mllm.base import MLLM
-from nam.mllm.diffusion import Diffusion
 from nam.relevance.base import Pulled, Relevance, counted_rows
+from nam.relevance.draws import Draws, drawing_model, hidden_leaf
 from nam.types import DrawSettings, Generation
-
-
-class Draws(Protocol):
-    """What back-propagation needs of a model beyond `MLLM`; GILL has it."""
-
-    diffusion: Diffusion
-
-    def render(
-        self,
-        hidden_img: Tensor,
-        noise: Tensor,
-        settings: DrawSettings,
-        *,
-        grad_steps: int | None = None,
-        checkpoint: bool = False,
-    ) -> Tensor:
-        """See `nam.mllm.gill.GILL.render`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,12 +40,8 @@ class GradientRelevance(Relevance):
 
     def pull(self, mllm: MLLM, generations: Sequence[Generation], masks: Tensor) -> Pulled:
         settings = cast(DrawSettings, generations[0].drawn)
-        model = _drawing_model(mllm, settings)
-        # The gradient is gathered in float32 even where the model computes in bfloat16.
-        precision = torch.promote_types(mllm.dtype, torch.float32)
-        states = torch.stack([cast(Tensor, generation.hidden) for generation in generations])
-        hidden = states.to(mllm.device, precision).requires_grad_()
-        read = hidden.to(mllm.dtype)
+        model = _same_sampler(drawing_model(mllm, provider="gradient"), settings)
+        hidden, read = hidden_leaf(mllm, generations)
         noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
         with counted_rows(model.diffusion.parts.get("unet", like=read)) as rows:
             pixels = model.render(
@@ -76,12 +55,7 @@ class GradientRelevance(Relevance):
         return Pulled(gradients, (sum(rows) + backward) / len(generations))
 
 
-def _drawing_model(mllm: MLLM, settings: DrawSettings) -> Draws:
-    if not hasattr(mllm, "render") or not hasattr(mllm, "diffusion"):
-        raise ModelError(f"relevance=gradient needs a model that draws by diffusion, {mllm.name} does not")
-    if mllm.dtype == torch.float16:
-        raise ConfigError("gradients through a sampler overflow in float16: set mllm.dtype=bfloat16")
-    model = cast(Draws, mllm)
+def _same_sampler(model: Draws, settings: DrawSettings) -> Draws:
     sampler = type(model.diffusion.scheduler).__name__
     if sampler != settings.sampler:
         raise ConfigError(

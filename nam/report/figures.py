@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nam.store import MeanScores
+
 #: Colours of neurons that write (T), draw (I), do both, or either.
 COLOURS = {"T": "#2563eb", "I": "#db2777", "T and I": "#7c3aed", "T or I": "#94a3b8"}
 
@@ -27,26 +29,20 @@ def top_sizes(neurons: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, round(top * scale)) for top in TOPS))
 
 
-def layer_counts(
-    text: NDArray[np.floating[Any]], image: NDArray[np.floating[Any]], *, top: int
-) -> dict[str, NDArray[np.int64]]:
+def layer_counts(text: MeanScores, image: MeanScores, *, top: int) -> dict[str, NDArray[np.int64]]:
     """How many of the top neurons lie in each layer: T, I, both, either; each (L,).
 
     Args:
-        text: Scores of the words, (L, d).
-        image: Scores of the picture, (L, d).
+        text: Scores of the words.
+        image: Scores of the picture.
         top: Neurons of each kind.
     """
-    said, drawn = top_set(text, top=top), top_set(image, top=top)
+    said, drawn = set(text.top(top)), set(image.top(top))
     sets = {"T": said, "I": drawn, "T and I": said & drawn, "T or I": said | drawn}
-    return {name: chosen.sum(axis=1) for name, chosen in sets.items()}
-
-
-def top_set(scores: NDArray[np.floating[Any]], *, top: int) -> NDArray[np.bool_]:
-    """Which neurons are among the top ones, bool (L, d); equal scores in order of layer and unit."""
-    chosen = np.zeros(scores.size, bool)
-    chosen[np.argsort(-scores.reshape(-1), kind="stable")[:top]] = True
-    return chosen.reshape(scores.shape)
+    layers = len(text.scores)
+    return {
+        name: np.bincount([layer for layer, _ in chosen], minlength=layers) for name, chosen in sets.items()
+    }
 
 
 def layer_figure(counts: Mapping[int, Mapping[str, Sequence[int] | NDArray[np.int64]]]) -> str:

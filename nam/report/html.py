@@ -116,10 +116,15 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         if name == "peak_memory" and isinstance(value, dict):
             value = {key: f"{size / 2**20:,.0f} MiB" for key, size in value.items() if isinstance(size, int)}
         if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+            value = ", ".join(f"{key} {_short(item)}" for key, item in value.items() if item is not None)
         if value not in (None, "", []):
-            facts.append((name.replace("_", " "), str(value)))
+            facts.append((name.replace("_", " "), _short(value)))
     return facts
+
+
+def _short(value: Any) -> str:
+    """The value as one reads it: four digits of a number with a point."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _template() -> Any:

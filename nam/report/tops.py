@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from nam.store.rows import MODALITIES, rank_neurons
+from nam.store.rows import MODALITIES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,8 +30,6 @@ def top_neurons(run: Run, *, top: int = 10) -> DataFrame:
     keys = sorted(run.keys, key=lambda key: (key[0], MODALITIES.index(key[1]), key[2]))
     for concept, modality, method in keys:
         mean = run.scores(concept, modality, method)
-        scores, activations = torch.from_numpy(mean.scores), torch.from_numpy(mean.activations)
-        best = rank_neurons(scores, count=top, activations=activations).tolist()
         rows += [
             {
                 "concept": concept,
@@ -46,7 +42,7 @@ def top_neurons(run: Run, *, top: int = 10) -> DataFrame:
                 "activation": float(mean.activations[layer, unit]),
                 "samples": mean.count,
             }
-            for rank, (layer, unit) in enumerate(best, start=1)
+            for rank, (layer, unit) in enumerate(mean.top(top), start=1)
         ]
     words = run.words({(row["layer"], row["unit"]) for row in rows})
     for row in rows:

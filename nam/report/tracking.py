@@ -49,7 +49,7 @@ class Tracker(Callback):
         so_far = {"samples": self._done, "errors": self._failed, "seconds": dict(seconds)}
         scalars = dict(flat(so_far, "progress/"))
         for logger in trainer.loggers:
-            with _forgiven(logger):
+            with forgiven(logger):
                 logger.log_metrics(scalars, step=batch_idx)
 
 
@@ -72,7 +72,7 @@ def track(
     """
     scalars = dict(flat(metrics))
     for logger in loggers:
-        with _forgiven(logger):
+        with forgiven(logger):
             logger.log_hyperparams(dict(settings))
             logger.log_metrics(scalars)
             if isinstance(logger, WandbLogger):
@@ -82,7 +82,7 @@ def track(
 
 
 @contextmanager
-def _forgiven(logger: Logger) -> Iterator[None]:
+def forgiven(logger: Logger) -> Iterator[None]:
     """A tracker that cannot be reached raises anything, and never ends a run."""
     try:
         yield
@@ -142,8 +142,8 @@ def _layers(run: Run) -> dict[str, np.ndarray[Any, Any]]:
     for concept, method in sorted(pairs):
         if not {(concept, "text", method), (concept, "image", method)} <= set(run.keys):
             continue
-        text, image = (run.scores(concept, modality, method).scores for modality in ("text", "image"))
-        for kind, counts in layer_counts(text, image, top=top_sizes(text.size)[-1]).items():
+        text, image = (run.scores(concept, modality, method) for modality in ("text", "image"))
+        for kind, counts in layer_counts(text, image, top=top_sizes(text.scores.size)[-1]).items():
             key = f"{method}/{kind}"
             found[key] = found.get(key, np.zeros_like(counts)) + counts
     return found

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nam.errors import NamError
 from nam.mllm.pictures import read_picture
-from nam.report.figures import layer_counts, layer_figure, top_set, top_sizes
+from nam.report.figures import layer_counts, layer_figure, top_sizes
 from nam.report.overlays import data_uri, enlarge, marked_text, overlay
 from nam.store import Run
 
@@ -85,7 +85,7 @@ def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, t
         for modality in ("text", "image")
         if (concept, modality, method) in run.keys
     }
-    shown = {modality: _best(mean.scores, top) for modality, mean in means.items()}
+    shown = {modality: mean.top(top) for modality, mean in means.items()}
     shared = set(shown.get("text", ())) & set(shown.get("image", ()))
     words = run.words(place for places in shown.values() for place in places)
     tables: dict[str, tuple[NeuronView, ...]] = {
@@ -96,10 +96,10 @@ def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, t
     }
     figure, overlap = None, []
     if len(means) == 2:
-        text, image = means["text"].scores, means["image"].scores
-        sizes = top_sizes(text.size)
-        figure = layer_figure({size: layer_counts(text, image, top=size) for size in sizes})
-        overlap = [(size, int((top_set(text, top=size) & top_set(image, top=size)).sum())) for size in sizes]
+        text, image = means["text"], means["image"]
+        counts = {size: layer_counts(text, image, top=size) for size in top_sizes(text.scores.size)}
+        figure = layer_figure(counts)
+        overlap = [(size, int(kinds["T and I"].sum())) for size, kinds in counts.items()]
     return ConceptView(
         concept=concept,
         method=method,
@@ -136,12 +136,6 @@ def bars(scores: Sequence[float]) -> list[float]:
     if first <= 0:
         return [math.exp(min(0.0, score - first)) for score in scores]
     return [min(1.0, max(0.0, score / first)) for score in scores]
-
-
-def _best(scores: np.ndarray[Any, Any], top: int) -> list[tuple[int, int]]:
-    order = np.argsort(-scores.reshape(-1), kind="stable")[:top]
-    layers, units = np.unravel_index(order, scores.shape)
-    return [(int(layer), int(unit)) for layer, unit in zip(layers, units, strict=True)]
 
 
 def _table(

@@ -1,4 +1,4 @@
-"""The masks that a rendered picture came with, for input pictures whose scene is known."""
+"""The masks that a rendered picture came with, for pictures that show the scene that was asked about."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class TruthSegmenter(Segmenter):
 
 def _find(image: Image.Image, concept: Concept, given: GivenMasks | None) -> Mask:
     if given is None:
-        raise InputError("no masks came with the picture: segmenter=truth is for rendered input pictures")
+        raise InputError(
+            "segmenter=truth knows no mask of this picture: masks come with rendered pictures, which only "
+            "prompts of kind 'same' ask to draw again (data.source.same=1); set segmenter=scenes"
+        )
     size = (image.height, image.width)
     pixels = given.get(class_of(concept, NOUNS))
     if pixels is None:  # masks of all things came along, so this one is not in the picture

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from nam.errors import nearest
 from nam.store import shards
 from nam.store.dense import Key, open_sums, read_sum, sum_keys
 from nam.store.files import StoreError, read_json
+from nam.store.rows import rank_neurons
 from nam.store.schema import (
     MANIFEST_FILE,
     METRICS_FILE,
@@ -46,6 +48,12 @@ class MeanScores:
     scores: NDArray[np.float32]
     activations: NDArray[np.float32]
     count: int
+
+    def top(self, count: int) -> list[tuple[int, int]]:
+        """The `count` best neurons as (layer, unit), in the order of `rank_neurons`."""
+        scores, activations = torch.from_numpy(self.scores), torch.from_numpy(self.activations)
+        best = rank_neurons(scores, count=count, activations=activations)
+        return [(int(layer), int(unit)) for layer, unit in best]
 
 
 class Run:

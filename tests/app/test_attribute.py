@@ -20,7 +20,7 @@ from nam.app.config import compose, group_options
 from nam.mllm.gill import GILL
 from nam.modules.attribution import AttributionModule
 from nam.store import Run
-from tests.runs import PROMPTS, assert_same, write_table
+from tests.runs import PROMPTS, assert_same, command_line, write_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,8 +39,7 @@ def table(tmp_path: Path, shared_gill: GILL) -> Path:
 @pytest.fixture
 def arguments(gill_folder: Path, table: Path) -> list[str]:
     """The command line for the tiny model on the table."""
-    model = [f"mllm.folder={gill_folder}", "mllm.steps=2", "segmenter=none", "trainer=cpu", "logger=none"]
-    return [*model, "data=folder", f"data.source.table={table}", "draw=true", "max_new_tokens=8"]
+    return command_line(gill_folder, table)
 
 
 @pytest.fixture
@@ -83,6 +82,15 @@ def test_a_run_leaves_tables_pictures_metrics_and_a_report(
     assert f"L{layer}.U{unit}" in printed
     assert "out/report.html" in printed
     assert "7 samples, 0 of them with an error" in printed
+    assert f"took {metrics['time_over_generation']:.2f} x the time of generating alone" in printed
+    assert "; per sample generate " in printed
+    assert f"peak memory: {metrics['peak_memory']['host'] / 2**20:,.0f} MiB (host)" in printed
+    stages = {stage: spent for stage, spent in metrics["seconds"].items() if stage != "run"}
+    assert metrics["time_over_generation"] == pytest.approx(sum(stages.values()) / stages["generate"])
+    assert metrics["seconds_per_sample"]["generate"] == pytest.approx(stages["generate"] / len(PROMPTS))
+    assert sum(stages.values()) < metrics["seconds"]["run"]
+    assert out.manifest["time_over_generation"] == metrics["time_over_generation"]
+    assert out.manifest["peak_memory"]["host"] > 2**27
 
 
 def test_rows_do_not_depend_on_the_batch_or_on_recording(run: Callable[..., Path]) -> None:
@@ -218,6 +226,7 @@ REFUSED = [
     (["trainer.inference_mode=true"], "trainer.inference_mode must be false"),
     (["report.tops=3"], "did you mean 'report.top'?"),
     (["run_dir=/proc/nowhere"], "cannot write the run folder"),
+    (["resume=here", "run_dir=there"], "resume=here goes on in that folder: leave run_dir=there out"),
 ]
 
 

@@ -58,6 +58,7 @@ WRONG = [
     ([ONE, "logger.csv._target_=lightning.pytorch.trainer.trainer.os.system"], "is refused"),
     ([ONE, "part.data._target_=nam.errors.nearly"], "part.data._target_='nam.errors.nearly' does not exist"),
     ([ONE, "resume=nowhere"], "resume=nowhere: not a run folder"),
+    ([ONE, "resume=here", "run_dir=there"], "resume=here goes on in that folder: leave run_dir=there out"),
     (["seed"], "cannot read the override 'seed'"),
     (["trainer.max_steps=["], "cannot read the override 'trainer.max_steps=['"),
     (["--config-name=trian"], "no primary configuration 'trian': did you mean 'train'?"),

@@ -10,6 +10,7 @@ from nam.mllm import words as module
 from nam.mllm.gill import GILL
 from nam.mllm.words import WordBook, neuron_words
 from nam.types import Neuron
+from nam.world.tokenizer import SPECIAL_TOKENS
 
 
 @pytest.mark.parametrize("rows", [7, 8192])
@@ -18,7 +19,7 @@ def test_words_have_the_highest_logits(shared_gill: GILL, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "_NEURONS", 2)
     neurons = [Neuron(1, 63), Neuron(0, 0), Neuron(0, 5), Neuron(1, 63)]
     tokenizer = shared_gill.tokenizer
-    special = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id]
+    special = tokenizer.convert_tokens_to_ids([*SPECIAL_TOKENS, *shared_gill.config.img_tokens])
     found = neuron_words(shared_gill, neurons, count=3)
     for neuron, mine in zip(neurons, found, strict=True):
         vector = shared_gill.ffn_sites[neuron.layer].value_vectors[:, neuron.unit].float()
@@ -26,6 +27,18 @@ def test_words_have_the_highest_logits(shared_gill: GILL, monkeypatch: pytest.Mo
         logits[special] = -torch.inf
         expected = [tokenizer.decode([token]) for token in logits.topk(3).indices.tolist()]
         assert list(mine) == expected
+
+
+def test_special_tokens_are_no_words(gill: GILL) -> None:
+    special = [*SPECIAL_TOKENS, *gill.config.img_tokens]
+    ids = gill.tokenizer.convert_tokens_to_ids(special)
+    vector = gill.ffn_sites[0].value_vectors[:, 3]
+    with torch.no_grad():
+        gill.unembedding[ids] = 10 * vector.clone()
+    assert int((gill.unembedding @ vector).argmax()) in ids
+    (words,) = neuron_words(gill, [Neuron(0, 3)], count=400)
+    assert len(words) == len(gill.tokenizer) - len(special)
+    assert not set(words) & set(special)
 
 
 def test_a_word_book_looks_up_once(shared_gill: GILL, monkeypatch: pytest.MonkeyPatch) -> None:

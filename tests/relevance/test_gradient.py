@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from captum.attr import InputXGradient, Saliency
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from nam.app.build import build
-from nam.app.config import config_dir
 from nam.errors import ConfigError, InputError, ModelError
 from nam.mllm.gill import GILL
 from nam.mllm.gill_folder import read_gill
-from nam.relevance.base import Relevance, RelevanceError, RelevanceMap
+from nam.relevance.base import RelevanceError, RelevanceMap
 from nam.relevance.gradient import GradientRelevance
 from nam.types import Generation
+from tests.relevance.cases import draw, hidden_of, hooks_of, square, state_of
 
 SIGNED = GradientRelevance(signed=True)
 
@@ -40,39 +38,12 @@ def exact(out: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "float", lambda tensor: tensor)
 
 
-def draw(model: GILL, prompt: str, **settings: object) -> Generation:
-    return model.generate(prompt=prompt, draw=True, max_new_tokens=2, **settings)  # type: ignore[arg-type]
-
-
-def square(top: int, left: int, *, side: int = 20) -> Tensor:
-    mask = torch.zeros(64, 64, dtype=torch.bool)
-    mask[top : top + side, left : left + side] = True
-    return mask
-
-
 def region_sum(model: GILL, generation: Generation, mask: Tensor, hidden: Tensor) -> Tensor:
     """P_M of hidden states (B, 8, H): (B,)."""
     assert generation.drawn is not None
     noise = model.diffusion.noise([generation.seed], like=hidden)
     pixels = model.render(hidden, noise.expand(len(hidden), -1, -1, -1), generation.drawn)
     return (pixels * mask).sum((1, 2, 3))
-
-
-def hidden_of(generation: Generation) -> Tensor:
-    assert generation.hidden is not None
-    return generation.hidden[None].double()
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def hooks_of(model: nn.Module) -> int:
-    return sum(
-        len(hooks)
-        for module in model.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    )
 
 
 @pytest.mark.usefixtures("exact")
@@ -241,20 +212,3 @@ def test_models_that_cannot_are_refused(gill_folder: Path, out: Generation) -> N
     talker.name = "talker"
     with pytest.raises(ModelError, match="draws by diffusion, talker does not"):
         SIGNED(talker, out, mask)  # type: ignore[arg-type]
-
-
-def test_in_bfloat16_it_is_finite(gill_folder: Path, out: Generation) -> None:
-    model = read_gill(folder=gill_folder, dtype="bfloat16", sampler="ddim")
-    found = SIGNED(model, out, square(0, 0)).values
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "path", sorted((config_dir() / "relevance").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_every_config_builds_a_provider(path: Path) -> None:
-    provider = build(OmegaConf.load(path))  # type: ignore[arg-type]
-    assert isinstance(provider, Relevance)
-    assert not provider.signed
-    assert provider.aggregate == "none"

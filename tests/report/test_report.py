@@ -6,20 +6,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
+from nam.app.closing import print_closing
 from nam.report import build_report
 from nam.report.figures import layer_counts, layer_figure, top_sizes
 from nam.report.overlays import enlarge, marked_text, overlay
-from nam.report.views import bars
-from nam.store import Run, RunWriter, SampleResult, StoreError
+from nam.report.tops import top_neurons
+from nam.report.views import bars, concept_view
+from nam.store import MeanScores, Run, RunWriter, SampleResult, StoreError
 from nam.types import Concept, Neuron
 from tests.store.results import MANIFEST, result, words
 
@@ -203,10 +208,37 @@ def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_layers_of_the_top_neurons() -> None:
     text = np.array([[9.0, 8, 1], [0, 7, 2]])
     image = np.array([[9.0, 1, 2], [8, 7, 0]])
-    counts = {kind: values.tolist() for kind, values in layer_counts(text, image, top=3).items()}
+    said, drawn = (
+        MeanScores(np.float32(values), np.zeros((2, 3), np.float32), 1) for values in (text, image)
+    )
+    found = layer_counts(said, drawn, top=3)
+    counts = {kind: values.tolist() for kind, values in found.items()}
     assert counts == {"T": [2, 1], "I": [1, 2], "T and I": [1, 1], "T or I": [2, 2]}
-    assert layer_figure({3: layer_counts(text, image, top=3)}).startswith("data:image/svg+xml;base64,")
+    assert layer_figure({3: found}).startswith("data:image/svg+xml;base64,")
     assert top_sizes(6) == (1,)
+
+
+def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path: Path) -> None:
+    made = result(0)
+    activations = torch.zeros(3, 40)
+    activations[2, 39], activations[1, 5] = 2.0, 1.0
+    even = [replace(one, scores=torch.zeros(3, 40), activations=activations) for one in made.scores]
+    run = _run(tmp_path, [replace(made, scores=tuple(even))])
+    expected = [(2, 39), (1, 5), (0, 0)]
+    places = ["layer", "unit"]
+    neurons = run.neurons
+    stored = neurons[(neurons["modality"] == "text") & (neurons["rank"] <= 3)]
+    assert stored[places].to_numpy().tolist() == [list(place) for place in expected]
+    tops = top_neurons(run, top=3)
+    assert tops[tops["modality"] == "text"][places].to_numpy().tolist() == [list(place) for place in expected]
+    view = concept_view(run, "horse", (), "nam", top=3)
+    assert [row.name for row in view.text] == [f"L{layer}.U{unit}" for layer, unit in expected]
+    console = Console(file=StringIO(), width=200)
+    print_closing(tmp_path, console=console)
+    shown = re.findall(r"L(\d+)\.U(\d+)", console.file.getvalue())
+    assert [(int(layer), int(unit)) for layer, unit in shown[::2]] == expected
+    counts = layer_counts(run.scores("horse", "text", "nam"), run.scores("horse", "image", "nam"), top=2)
+    assert counts["T and I"].tolist() == [0, 1, 1]
 
 
 def test_an_overlay_changes_the_region_and_its_outline_alone() -> None:

@@ -1,0 +1,1 @@
+"""What attribution costs, as a ratio to a bare forward pass."""

@@ -1,0 +1,211 @@
+"""`attribute.py experiment=leaderboard`: every method on the same prompts, held against the truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nam.app.build import build
+from nam.app.config import claim_run_folder
+from nam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nam.evaluate.leaderboard import Bench, Case, Figure, Leaderboard, Row
+
+#: Files of the run folder.
+TABLE_FILE, PROMPTS_FILE, MARKDOWN_FILE = (
+    "leaderboard.parquet",
+    "leaderboard_prompts.parquet",
+    "leaderboard.md",
+)
+
+
+def run(cfg: DictConfig) -> Path:
+    """Measure everything that `cfg.evaluate` names. Returns the path of the report."""
+    began = time.perf_counter()
+    settings: Leaderboard = build(cfg.evaluate)
+    source = build(cfg.data.source)
+    from nam.evaluate.leaderboard import split_items
+
+    items = split_items(source, split=settings.split, tuning=settings.tuning, seed=cfg.seed)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    attributor = _attributor(cfg)
+    if settings.reference not in attributor.methods:
+        raise ConfigError(
+            f"evaluate.reference={settings.reference} is not among reduction={list(attributor.methods)}"
+        )
+    claim_run_folder(cfg)
+    folder = Path(cfg.run_dir)
+    with _progress() as tell:
+        bench, errors = _bench(cfg, settings, attributor, items, tell)
+        figures = _measured(settings, bench, folder)
+    return _close(cfg, settings, bench, figures, errors, seconds=time.perf_counter() - began)
+
+
+def _attributor(cfg: DictConfig) -> Any:
+    from nam.attribution import Attributor
+    from nam.evaluate.leaderboard import with_region
+
+    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
+    return Attributor(
+        mllm=build(cfg.mllm),
+        segmenter=build(cfg.segmenter),
+        relevance=build(cfg.relevance),
+        methods=with_region(methods),
+        draw=cfg.draw,
+        max_new_tokens=cfg.max_new_tokens,
+    )
+
+
+def _bench(
+    cfg: DictConfig, settings: Leaderboard, attributor: Any, items: Sequence[Any], tell: Any
+) -> tuple[Bench, list[str]]:
+    """Answer and score every prompt."""
+    from nam.evaluate.judge import load_judge
+    from nam.evaluate.leaderboard import Bench, cases_of
+    from nam.evaluate.truth_cache import TruthCache, weights_key
+
+    cases: list[Case] = []
+    errors: list[str] = []
+    advance = tell("answers and scores", len(items))
+    for start in range(0, len(items), settings.batch):
+        some = items[start : start + settings.batch]
+        found, why = cases_of(attributor, some, regions=settings.regions)
+        cases += found
+        errors += why
+        advance(len(some))
+    if not cases:
+        first = f"; first: {errors[0]}" if errors else ""
+        raise ConfigError(f"none of {len(items)} prompts could be attributed{first}")
+    cache = TruthCache(
+        folder=Path(settings.cache or Path(cfg.run_dir, "truth")), model=weights_key(attributor.mllm)
+    )
+    bench = Bench(
+        attributor=attributor,
+        cases=cases,
+        truths=settings.truths,
+        cache=cache,
+        judge=load_judge(settings.judge) if settings.judge else None,
+        regions=settings.regions,
+        seed=cfg.seed,
+        tell=tell,
+    )
+    return bench, errors
+
+
+def _measured(settings: Leaderboard, bench: Bench, folder: Path) -> list[Figure]:
+    """The figures of every part; those of a part that is finished are read again."""
+    import pandas as pd
+
+    from nam.evaluate.leaderboard import Figure
+    from nam.evaluate.leaderboard.table import frame_of
+    from nam.store.files import atomic, make_folder
+
+    found: list[Figure] = []
+    make_folder(folder / "parts")
+    for name, part in settings.parts.items():
+        if part is None:
+            continue
+        path = folder / "parts" / f"{name}.parquet"
+        if path.is_file():
+            names = [field.name for field in fields(Figure)]
+            rows = pd.read_parquet(path)[names].itertuples(index=False)
+            found += [Figure(*row) for row in rows]
+            continue
+        figures = part.measure(bench)
+        if figures:
+            with atomic(path) as temporary:
+                frame_of(figures).to_parquet(temporary, index=False)
+        found += figures
+    return found
+
+
+def _close(
+    cfg: DictConfig,
+    settings: Leaderboard,
+    bench: Bench,
+    figures: Sequence[Figure],
+    errors: Sequence[str],
+    *,
+    seconds: float,
+) -> Path:
+    """Write the tables, the figure and the report, and print the headlines."""
+    from nam.app.attribute import manifest_of
+    from nam.evaluate.leaderboard.settings import HEADLINES
+    from nam.evaluate.leaderboard.table import frame_of, leads, summarise
+    from nam.report.leaderboard import build_leaderboard_report, write_figure, write_markdown
+    from nam.store.files import atomic, write_json
+    from nam.store.provenance import now, peak_memory
+
+    folder = Path(cfg.run_dir)
+    notes = {key: note for part in settings.parts.values() if part for key, note in part.notes.items()}
+    rows = summarise(figures, seed=cfg.seed, draws=settings.draws, notes=notes)
+    measures = [measure for names in HEADLINES.values() for measure in names]
+    rows += leads(
+        figures, reference=settings.reference, measures=measures, seed=cfg.seed, draws=settings.draws
+    )
+    for name, table in ((TABLE_FILE, frame_of(rows)), (PROMPTS_FILE, frame_of(list(figures)))):
+        with atomic(folder / name) as temporary:
+            table.to_parquet(temporary, index=False)
+    manifest = manifest_of(cfg, bench.mllm, list(bench.attributor.methods))
+    manifest |= {
+        "status": "finished",
+        "finished": now(),
+        "seconds": round(seconds, 1),
+        "split": settings.split,
+        "cases": {m: len(bench.of(m)) for m in ("text", "image")},
+        "errors": list(errors),
+        "peak_memory": peak_memory(),
+    }
+    write_json(folder / "manifest.json", manifest)
+    write_figure(rows, folder / "leaderboard.png", reference=settings.reference)
+    write_markdown(rows, folder / MARKDOWN_FILE, manifest=manifest)
+    report = build_leaderboard_report(rows, folder, manifest=manifest, reference=settings.reference)
+    _print(rows, folder, report, errors)
+    return report
+
+
+def _print(rows: Sequence[Row], folder: Path, report: Path, errors: Sequence[str]) -> None:
+    from nam.evaluate.leaderboard.settings import HEADLINES
+    from nam.evaluate.leaderboard.table import pivot
+
+    console = Console()
+    for modality, measures in HEADLINES.items():
+        lines = pivot(rows, modality=modality, measures=measures)
+        if lines:
+            there = [any(cells[i] for _, _, cells in lines) for i in range(len(measures))]
+            table = Table(
+                "method", "region", *compress(measures, there), title=f"held against ablation: {modality}"
+            )
+            for method, region, cells in lines:
+                # The intervals are in the files: with them no terminal is wide enough.
+                table.add_row(method, region, *(one.partition(" ")[0] for one in compress(cells, there)))
+            console.print(table)
+    if errors:
+        console.print(f"{len(errors)} targets could not be attributed; first: {errors[0]}", markup=False)
+    for path in (folder / TABLE_FILE, folder / MARKDOWN_FILE, report):
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[int], object]]]:
+    """Bars for whatever is told."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def tell(what: str, size: int) -> Callable[[int], object]:
+            task = bars.add_task(what, total=size)
+            return lambda done: bars.advance(task, done)
+
+        yield tell
