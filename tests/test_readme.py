@@ -22,7 +22,7 @@ def python_of(section: str) -> str:
 
 def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Image.Image] = []
-    monkeypatch.setattr(Image.Image, "show", shown.append)
+    monkeypatch.setattr(Image.Image, "show", lambda image: shown.append(image))
     names: dict[str, Any] = {}
     exec(compile(python_of("In Python"), str(README), "exec"), names)
     said, drawn, top = names["said"], names["drawn"], names["top"]

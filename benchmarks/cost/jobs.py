@@ -34,7 +34,7 @@ TARGETS = {
 MANY_PASSES = ("atp_star",)
 
 #: Options for methods whose defaults are meant for smaller models.
-OPTIONS: dict[str, dict[str, Any]] = {"ablation": {"neurons": 64}}
+OPTIONS: dict[str, dict[str, Any]] = {"ablation": {"neurons": 64}, "ce": {"group": 1024, "draws": 1}}
 
 
 @dataclass(frozen=True, eq=False)

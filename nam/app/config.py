@@ -75,6 +75,11 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 if user_wants_tracebacks:
                     raise
                 _refuse(explain(error, name, sys.argv[1:]))
+            except ValueError as error:
+                # How Python's logging tells that Hydra's log file cannot be opened.
+                if user_wants_tracebacks or not isinstance(error.__cause__, OSError):
+                    raise
+                _refuse(explain(error.__cause__, name, sys.argv[1:]))
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise SystemExit(130) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -176,24 +176,15 @@ def scores_of(method: Method, contexts: Sequence[Context], concepts: Sequence[Co
     ]
 
 
-def project(mllm: MLLM, directions: Tensor) -> Iterator[Tensor]:
-    """<value vector, direction> of every neuron, layer by layer: (N, d) for directions (N, H).
-
-    One matrix product a layer for all directions; half-precision weights are widened one layer at a time.
-    """
-    for site in mllm.ffn_sites:
-        yield directions @ site.value_vectors.detach().to(directions)
-
-
 def contributions_of(contexts: Sequence[Context], directions: Sequence[Tensor]) -> list[Tensor]:
     """What each neuron adds along each context's directions (P, H) at each position: (L, P, d) a context."""
     if not contexts:
         return []
-    mllm, rows = contexts[0].mllm, torch.cat(list(directions))
-    sites = mllm.ffn_sites
+    sites, rows = contexts[0].mllm.ffn_sites, torch.cat(list(directions))
     found = rows.new_empty(len(sites), len(rows), sites[0].width)
-    for layer, projected in enumerate(project(mllm, rows)):
-        found[layer] = projected
+    for site, out in zip(sites, found, strict=True):
+        # One product a layer for all directions; half-precision weights are widened one layer at a time.
+        torch.mm(rows, site.value_vectors.detach().to(rows), out=out)
     parts = found.split([len(one) for one in directions], dim=1)
     return [part.mul_(context.activations) for part, context in zip(parts, contexts, strict=True)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +14,14 @@ from nam.mllm.norm import HeldNorm, read_final_norm
 from nam.reduction.ablated import ablated_hidden
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.baseline import Baseline, mean_activations
+from nam.reduction.constants import once
 from nam.reduction.functional import final_score
 from nam.reduction.gradxact import gradients_by_batch
 from nam.reduction.linearise import Rules, linearised
 from nam.types import Neuron, NeuronSet
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
 
 _CHOICES = {"baseline": ("zero", "mean"), "final_norm": ("secant", "exact", "held")}
 
@@ -89,8 +93,7 @@ class NamTotal(Method):
         norm = _final_norm(contexts[0]) if self.final_norm == "secant" else None
         with linearised(mllm, self._rules()):
             found = list(gradients_by_batch(contexts, region=self.region, batch=self.batch))
-        sizes = [_squares(site.value_vectors, norm, like=found[0]) for site in mllm.ffn_sites]
-        written = torch.stack(sizes)[:, None]
+        written = once(mllm, ("written", norm is None), lambda: _squares(mllm, norm, like=found[0]))[:, None]
         return [self._score_one(*pair, norm, written) for pair in zip(contexts, found, strict=True)]
 
     def _score_one(self, context: Context, v: Tensor, norm: HeldNorm | None, written: Tensor) -> Tensor:
@@ -137,7 +140,10 @@ def _final_norm(context: Context) -> HeldNorm:
         raise ModelError(f"final_norm=secant: {reason}; set reduction.nam_total.final_norm=exact") from error
 
 
-def _squares(vectors: Tensor, norm: HeldNorm | None, *, like: Tensor) -> Tensor:
-    """|centre(w)|^2 of the columns of (H, d), or |w|^2 for no norm."""
-    columns = vectors.detach().to(like).T
-    return (columns if norm is None else norm.centre(columns)).square().sum(1)
+def _squares(mllm: MLLM, norm: HeldNorm | None, *, like: Tensor) -> Tensor:
+    """|centre(w)|^2 of every value vector, (L, d); |w|^2 for no norm."""
+    sizes = []
+    for site in mllm.ffn_sites:
+        vectors = site.value_vectors.detach().to(like).T
+        sizes.append((vectors if norm is None else norm.centre(vectors)).square().sum(1))
+    return torch.stack(sizes)

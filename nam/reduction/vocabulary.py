@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from nam.mllm.norm import HeldNorm, read_final_norm
+from nam.reduction.constants import once
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
@@ -23,11 +23,6 @@ End = Literal["top", "bottom"]
 #: Most logits that are held at once: few enough that the next step finds them in a cache.
 CHUNK = 2**22
 
-#: (L, d) tokens by norm and end, with the state of the weights that they were found for.
-_FOUND: WeakKeyDictionary[MLLM, dict[tuple[str, str], tuple[tuple[object, ...], Tensor]]] = (
-    WeakKeyDictionary()
-)
-
 
 def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
     """The token with the largest ("top") or smallest logit under each neuron's value vector, (L, d) int64.
@@ -35,18 +30,18 @@ def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
     A property of the weights alone: it is found once for a model, and again when the weights have changed.
     The position's scale of a folded norm is positive and cannot change it.
     """
-    state = _state(mllm)
-    known = _FOUND.setdefault(mllm, {})
-    if (norm, end) not in known or known[norm, end][0] != state:
+
+    def search() -> Tensor:
         began = time.perf_counter()
         folded = read_final_norm(mllm) if norm == "fold" else None
-        known[norm, end] = (state, _search(mllm, folded, sign=1 if end == "top" else -1))
+        found = _search(mllm, folded, sign=1 if end == "top" else -1)
         if (spent := time.perf_counter() - began) > 1:
             log.info("the first word of every neuron took %.1f s, once for the model", spent)
-    return known[norm, end][1]
+        return found
+
+    return once(mllm, ("first tokens", norm, end), search)
 
 
-@torch.no_grad()
 def _search(mllm: MLLM, norm: HeldNorm | None, *, sign: int) -> Tensor:
     """The token with the largest logit times `sign` along each value vector, (L, d)."""
     unembedding = mllm.unembedding
@@ -67,11 +62,3 @@ def _search(mllm: MLLM, norm: HeldNorm | None, *, sign: int) -> Tensor:
             best = torch.maximum(logits, best)
         found.append(tokens)
     return torch.stack(found)
-
-
-def _state(mllm: MLLM) -> tuple[object, ...]:
-    """What changes when a weight is written: PyTorch counts the writes to each tensor."""
-    norm = mllm.final_norm
-    weights = [mllm.unembedding, *(site.linear.weight for site in mllm.ffn_sites)]
-    weights += [] if norm is None else list(norm.parameters())
-    return tuple((weight.data_ptr(), weight.device, weight._version) for weight in weights)

@@ -11,7 +11,7 @@ from captum.attr import LayerGradientXActivation
 from torch import Tensor
 
 from nam.mllm.gill import GILL
-from nam.reduction import vocabulary
+from nam.reduction import constants, vocabulary
 from nam.reduction.acu import AcU
 from nam.reduction.base import Norm, contexts_of
 from nam.reduction.functional import final_score, log_branches, to_unit_scale
@@ -151,7 +151,7 @@ def test_first_words_in_chunks_are_an_argmax_over_the_vocabulary(
     mllm: GILL, norm: Norm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vocabulary, "CHUNK", 64 * 37)
-    vocabulary._FOUND.pop(mllm, None)
+    constants._KNOWN.pop(mllm, None)
     head = mllm.unembedding.double()
     module = mllm.final_norm
     assert module is not None

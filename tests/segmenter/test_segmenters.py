@@ -139,7 +139,7 @@ def test_true_masks_are_passed_on() -> None:
     assert found.score == 1
     assert missing.empty
     assert missing.score == 0
-    with pytest.raises(InputError, match="no masks came with the picture"):
+    with pytest.raises(InputError, match="knows no mask of this picture"):
         TruthSegmenter().segment([image], [Concept(noun)])
     with pytest.raises(InputError, match=r"picture's size \(32, 48\), got \(64, 64\)"):
         TruthSegmenter().segment([image.resize((48, 32))], [Concept(noun)], given=[rendered.masks])
