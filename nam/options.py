@@ -11,7 +11,7 @@ from nam.errors import ConfigError, nearest
 from nam.mllm.load import configs_folder
 
 
-def option(group: str, name: str, **overrides: Any) -> Any:
+def option(group: str, name: str, /, **overrides: Any) -> Any:
     """The object that `configs/<group>/<name>.yaml` describes.
 
     Args:
