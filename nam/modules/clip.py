@@ -52,7 +52,9 @@ class ClipPart(Part):
         self.clip = start(CLIPModel(config), start_from=start_from, name="clip")
         words = self.clip.config.text_config.vocab_size
         if words != len(tokenizer):
-            raise ModelError(f"CLIP in {start_from} knows {words} tokens, the vocabulary has {len(tokenizer)}")
+            raise ModelError(
+                f"CLIP in {start_from} knows {words} tokens, the vocabulary has {len(tokenizer)}"
+            )
         for tower in (self.clip.text_model, self.clip.text_projection):
             tower.requires_grad_(train_text)
         classes = sum(n for _, n in SLOTS)

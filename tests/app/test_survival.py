@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 #: attribute.py with something put in its way.
 LAUNCH = """
 import errno, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 {before}
 from nam.app.attribute import main
 from nam.modules.attribution import AttributionModule
