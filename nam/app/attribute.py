@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from nam.store.callback import StoreWriter
 
 
+#: What a run's results depend on: the same when it is resumed.
+SETTLED = (
+    *("seed", "mllm", "data", "segmenter", "relevance", "reduction"),
+    *("draw", "max_new_tokens", "record", "top", "words"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a run beside the objects it builds, as attribute.yaml explains them."""
@@ -72,7 +79,7 @@ def main(cfg: DictConfig) -> Path:
         callbacks.append(ActivationRecorder())
     loggers = build_all(cfg.logger)
     trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
-    claim_run_folder(cfg)
+    claim_run_folder(cfg, settled=SETTLED)
     if cfg.resume:
         data.done = _done(cfg.run_dir)
     _predict(trainer, module, data, cfg.run_dir)

@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,8 @@ Task = Callable[[DictConfig], Any]
 PACKAGE = Path(__file__).resolve().parents[1]
 STAMP = "NAM_RUN_STAMP"
 _FULL = "HYDRA_FULL_ERROR"
+#: What may change when a run goes on, though the rest of its part may not.
+_FREE = ("data.batch_size", "data.num_workers", "mllm.device")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -56,6 +58,8 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         def run() -> None:
             os.environ.setdefault(STAMP, _new_stamp())
             _register_resolvers()
+            if name != "train":  # a training may go on with other settings: more steps, another rate
+                sys.argv[1:] = _with_own_settings(sys.argv[1:])  # other ranks are started with it
             user_wants_tracebacks = os.environ.get(_FULL) == "1"
             os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them in several lines
 
@@ -150,10 +154,11 @@ def _run_job(task: Task, cfg: DictConfig) -> Any:
     return task(cfg)
 
 
-def claim_run_folder(cfg: DictConfig) -> None:
+def claim_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
     """Write the resolved configuration into the run folder, `config.yaml`, once it is known to be right.
 
-    Raises ConfigError for a folder that holds another run, and for a `resume` that holds none.
+    Raises ConfigError for a folder that holds another run, for a `resume` that holds none, and where a
+    resumed run would differ in one of the `settled` parts of its configuration, on which its results depend.
     """
     if rank() != 0:
         return
@@ -161,6 +166,7 @@ def claim_run_folder(cfg: DictConfig) -> None:
     if cfg.resume:
         if not path.is_file():
             raise ConfigError(f"resume={cfg.resume}: not a run folder (it has no config.yaml)")
+        _refuse_other_settings(cfg, OmegaConf.load(path), settled)
         return
     try:
         with path.open("x") as file:  # of two commands at the same moment, one gets the folder
@@ -170,6 +176,35 @@ def claim_run_folder(cfg: DictConfig) -> None:
         raise ConfigError(line) from error
     except OSError as error:
         raise ConfigError(f"cannot write the run folder (set run_dir=FOLDER): {error}") from error
+
+
+def _with_own_settings(arguments: list[str]) -> list[str]:
+    """The command line of a resumed run: what it was started with, then what is given now."""
+    at = next((i for i, argument in enumerate(arguments) if argument.startswith("resume=")), None)
+    path = Path("" if at is None else arguments[at].partition("=")[2], "config.yaml")
+    if at is None or not path.is_file():
+        return arguments
+    given = {_key(argument) for argument in arguments}
+    started: Any = OmegaConf.load(path)
+    kept = [
+        str(a) for a in started.get("overrides") or [] if _key(str(a)) not in {*given, "run_dir", "resume"}
+    ]
+    return [*kept, *arguments]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _refuse_other_settings(cfg: DictConfig, started: Any, settled: Collection[str]) -> None:
+    """A resumed run goes on with the settings that decide what it finds."""
+    keys = {
+        key for each in (started, cfg) for key in _dotted(OmegaConf.to_container(each, resolve=False), "")
+    }
+    for key in sorted(key for key in keys if key.partition(".")[0] in settled and key not in _FREE):
+        before, now = (OmegaConf.select(each, key) for each in (started, cfg))
+        if before != now and not isinstance(before, DictConfig):
+            raise ConfigError(f"resume={cfg.resume}: the run was started with {key}={before}, not {now}")
 
 
 def _new_stamp() -> str:

@@ -107,7 +107,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_run_goes_on(arguments: list[str]) ->
     assert f"go on with resume={Path('out').resolve()}" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(Run("out").samples["id"]) == ["p0", "p1"]
-    run(*arguments, "resume=out")
+    run("resume=out")  # with the settings that it was started with
     assert len(json.loads(Path("out/manifest.json").read_text())["resumed"]) == 1
     assert_same(run(*arguments, "run_dir=whole"), Path("out"))
 
