@@ -46,7 +46,6 @@ class EditingModule(L.LightningModule):
         self.change = torch.nn.Parameter(torch.zeros_like(original))
         self.size = float(original.square().mean().sqrt()) or 1.0
         self.reached: dict[str, float] = {}
-        self._start: Reached | None = None
         self._here: Reached | None = None
 
     def train_dataloader(self) -> Any:
@@ -60,8 +59,7 @@ class EditingModule(L.LightningModule):
         return torch.optim.SGD([self.change], lr=1.0)
 
     def on_fit_start(self) -> None:
-        empty = torch.zeros_like(self.change)
-        self._start = reach(self.problem, self.neurons, empty)
+        self._start = reach(self.problem, self.neurons, torch.zeros_like(self.change))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -114,7 +112,6 @@ class EditingModule(L.LightningModule):
         change = self.change.detach()
         here = self._here if isinstance(self.editor, Solver) else None
         here = here if here is not None else reach(self.problem, self.neurons, change)
-        assert self._start is not None
         self.reached = {**progress(self.problem, here, self._start), "norm": float(change.norm())}
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nam.mllm.parts import read_pretrained
 
@@ -74,7 +74,7 @@ class Part(L.LightningModule):
         return max(0.0, min(1.0, rise, fall))
 
 
-def start(model: nn.Module, *, start_from: str | None, name: str) -> Any:
+def start(model: Any, *, start_from: str | None, name: str) -> Any:
     """The new model, or one of its class from folder `name` of the weights folder `start_from`.
 
     Raises ModelError where that folder holds no such model.
