@@ -31,6 +31,7 @@ from nam.world.scene import NOUNS
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
+    from nam.reduction.ablated import Positions
     from nam.reduction.base import Context
 
 
@@ -79,6 +80,7 @@ class PictureProbe:
     region: NDArray[np.bool_]
     evidence: SoftEvidence | None = None
     batch: int = 64
+    positions: Positions = field(default="target", init=False)
     prefix: str = field(default="", init=False)
 
     @property

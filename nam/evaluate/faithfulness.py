@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nam.errors import InputError
 from nam.evaluate.agreement import pearson, recall_at, spearman
-from nam.reduction.ablated import Ablated, ablate
+from nam.reduction.ablated import Ablated, Positions, ablate
 from nam.types import NeuronSet
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ class Probe(Protocol):
     Attributes:
         names: Of its effects.
         settings: What they depend on besides model, answer and target: a part of a cache's key.
+        positions: Where a neuron is ablated: at the target's positions, or at all.
     """
+
+    positions: Positions
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -49,10 +52,19 @@ class Probe(Protocol):
 @dataclass(frozen=True)
 class TextProbe:
     """What the tokens that were produced lose, the mean over the target's positions: of their `logit`, and of
-    their log-probability, `logprob` (nats)."""
+    their log-probability, `logprob` (nats).
 
-    names: tuple[str, ...] = ("logit", "logprob")
+    Attributes:
+        positions: Where neurons are ablated; effects of ablation at all positions are named `..._everywhere`.
+    """
+
+    positions: Positions = "target"
     settings: tuple[object, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        suffix = "" if self.positions == "target" else "_everywhere"
+        return f"logit{suffix}", f"logprob{suffix}"
 
     def __call__(self, context: Context, plain: Tensor, hidden: Tensor) -> Mapping[str, Tensor]:
         if context.target.modality != "text":
@@ -74,7 +86,7 @@ class TextProbe:
 def effects_of(
     context: Context, probe: Probe, neurons: NeuronSet | None = None, *, batch: int = 512
 ) -> Effects:
-    """The effects of each neuron by itself, at the target's positions, by zero ablation.
+    """The effects of each neuron by itself, by zero ablation at the positions of the probe.
 
     What changes no hidden state has the effect 0 and is not probed.
 
@@ -89,7 +101,7 @@ def effects_of(
     """
     layers, _, width = context.activations.shape
     found = {name: np.full((layers, width), np.nan, np.float32) for name in probe.names}
-    for ablated in ablate(context, neurons, batch=batch):
+    for ablated in ablate(context, neurons, positions=probe.positions, batch=batch):
         for index, values in _probed(context, probe, ablated):
             for name in probe.names:
                 where = ablated.layers[index].numpy(), ablated.units[index].numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from nam.evaluate.faithfulness import TextProbe, agreement, effects_of
 from nam.evaluate.judge import load_judge
 from nam.hooks import Intervention, zero
 from nam.mllm.gill import GILL
+from nam.reduction.ablated import Positions
 from nam.reduction.base import Context, contexts_of
 from nam.types import Generation, Neuron, NeuronSet
 from tests.evaluate.tiny_judge import write_judge
@@ -44,9 +46,10 @@ def context_of(model: GILL, generation: Generation, modality: str) -> Context:
     return contexts_of(model, [generation], targets)[0]
 
 
-def hidden_without(context: Context, neuron: Neuron) -> Tensor:
-    """Last hidden states at the target's positions of a whole replay with one neuron silenced there."""
-    where = [context.target.positions]
+def hidden_without(context: Context, neuron: Neuron, *, where: Sequence[int] | None = None) -> Tensor:
+    """Last hidden states at the target's positions of a whole replay with one neuron silenced at positions,
+    there by default."""
+    where = [context.target.positions if where is None else where]
     watch = Intervention(context.mllm, change=zero, neurons=NeuronSet.of([neuron]), where=where)
     with torch.no_grad():
         replayed = context.mllm.replay([context.generation], record=watch)
@@ -58,13 +61,16 @@ def plain_hidden(context: Context) -> Tensor:
         return context.mllm.replay([context.generation]).hidden[0, list(context.target.positions)]
 
 
-def test_a_words_effects_are_those_of_a_loop_over_whole_replays(model: GILL) -> None:
+@pytest.mark.parametrize("positions", ["target", "all"])
+def test_a_words_effects_are_those_of_a_loop_over_whole_replays(model: GILL, positions: Positions) -> None:
     context = context_of(model, drawn(model), "text")
-    found = effects_of(context, TextProbe(), NEURONS)
+    probe = TextProbe(positions=positions)
+    where = None if positions == "target" else range(len(context.generation.token_ids))
+    found = dict(zip(("logit", "logprob"), effects_of(context, probe, NEURONS).values(), strict=True))
     before = plain_hidden(context) @ model.unembedding.T
     ids = list(context.target.token_ids)
     for neuron in NEURONS:
-        after = hidden_without(context, neuron) @ model.unembedding.T
+        after = hidden_without(context, neuron, where=where) @ model.unembedding.T
         logit = np.mean([float(before[i, t] - after[i, t]) for i, t in enumerate(ids)])
         p, q = before.softmax(-1), after.softmax(-1)
         logprob = np.mean([float(p[i, t].log() - q[i, t].log()) for i, t in enumerate(ids)])

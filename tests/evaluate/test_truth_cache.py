@@ -15,6 +15,7 @@ from nam.evaluate.drawn import LevelsProbe, PictureProbe
 from nam.evaluate.faithfulness import TextProbe, effects_of
 from nam.evaluate.truth_cache import TruthCache, weights_key
 from nam.mllm.gill import GILL
+from nam.reduction.ablated import Positions
 from nam.reduction.base import Context, contexts_of
 from nam.store.files import StoreError
 from nam.types import Neuron, NeuronSet
@@ -31,6 +32,7 @@ class Killed:
     most: int = 10**9
     seen: int = 0
     names: tuple[str, ...] = ("logit", "logprob")
+    positions: Positions = "target"
     settings: tuple[object, ...] = ()
 
     def __call__(self, context: Context, plain: Tensor, hidden: Tensor) -> Mapping[str, Tensor]:

@@ -49,6 +49,7 @@ class Truths:
         tops: Neurons of each method and region, and of the proxy's effects, that are in the sample for sure.
         exhaustive: Prompts at which all neurons are drawn again, the first of each concept in turn.
         batch: Pictures that are drawn together.
+        everywhere: Words: ablate neurons at all positions, too (effects named `..._everywhere`).
     """
 
     levels: tuple[float, ...] = (0.65, 0.25)
@@ -56,6 +57,7 @@ class Truths:
     tops: int = 10
     exhaustive: int = 2
     batch: int = 64
+    everywhere: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("neurons", 0), ("tops", 0), ("exhaustive", 0), ("batch", 1)):
@@ -85,7 +87,10 @@ class Truths:
             whole: Draw all neurons again.
         """
         if case.modality == "text":
-            return Truth(cache.effects(case.context, TextProbe()), {})
+            found = cache.effects(case.context, TextProbe())
+            if self.everywhere:
+                found |= cache.effects(case.context, TextProbe(positions="all"))
+            return Truth(found, {})
         known = judge is not None and case.concept.name in NOUNS
         evidence = SoftEvidence(judge, case.concept.name) if judge is not None and known else None
         effects: Effects = {}
