@@ -1,7 +1,8 @@
 """The quality of the embedded model: python -m benchmarks.tiny_gill
 
 Measures every figure that the model is held to, on unseen combinations and held-out phrasings, and writes
-quality.json, quality.md and the figures. A part that is not there yet costs its rows only.
+quality.json, quality.md and the figures. A part that is not there yet costs its rows only. With --only, the
+other sections' rows stay as the results in --out have them: --only speed --out docs on an idle machine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -41,14 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None
     began = time.perf_counter()
-    rows = [row for section in chosen for row in measured(section, bench, console)]
+    path = bench.out / "quality.json"
+    old = report.read_json(path) if options.only and path.is_file() else {}
+    if old and old["weights"] != bench.folder.name:
+        raise SystemExit(f"{path} is about the weights {old['weights']}: name another folder with --out")
+    rows = [
+        row
+        for section in SECTIONS.values()
+        for row in (measured(section, bench, console) if section in chosen else _kept(section, old))
+    ]
     about = report.circumstances(
         command=_command(given),
         weights=bench.folder,
         seeds=bench.seeds,
         seconds=time.perf_counter() - began,
     )
-    report.write_json(rows, about, bench.out / "quality.json")
+    if old:
+        before = {key: value for key, value in old.items() if key not in ("rows", "again")}
+        about = before | {"again": [*old.get("again", []), about]}
+    report.write_json(rows, about, path)
     report.write_markdown(rows, about, bench.out / "quality.md")
     report.print_table(rows, console)
     console.print(report.summary(rows))
@@ -70,6 +83,16 @@ def measured(section: Section, bench: Bench, console: Console) -> list[Row]:
     else:
         console.print(f"{section.name}: {time.perf_counter() - began:.0f} s", highlight=False)
     return rows_of(section, found, reason=reason)
+
+
+def _kept(section: Section, old: Mapping[str, Any]) -> list[Row]:
+    """A section's rows as they were measured before; none if they were not."""
+    found = {row["name"]: row for row in old.get("rows", ()) if row["section"] == section.title}
+    return [
+        Row(section.title, spec, report.measure_of(found[spec.name]), found[spec.name]["note"])
+        for spec in section.specs
+        if spec.name in found
+    ]
 
 
 def _bench(options: argparse.Namespace) -> Bench:

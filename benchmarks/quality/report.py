@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.quality.rows import Row
+from benchmarks.quality.rows import Measure, Row
 
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "opencv-python-headless")
 _STYLES = {"pass": "green", "miss": "red", "not measured": "yellow"}
@@ -82,15 +82,27 @@ def write_json(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> Non
     path.write_text(json.dumps({**about, "rows": found}, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote: the circumstances, and under "rows" the rows."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def measure_of(row: Mapping[str, Any]) -> Measure | None:
+    """The measure of a row of `read_json`, rounded as it was written; None where there was none."""
+    if row["value"] is None:
+        return None
+    return Measure(row["value"], row["low"], row["high"], row["n"], tuple(row["seeds"]), row["note"])
+
+
 def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     """The table with its circumstances."""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
         "# The quality of the embedded model",
         "",
-        f"Measured by `{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
-        f"seeds {', '.join(map(str, about['seeds']))}; {about['seconds']} s.",
+        f"Measured by {_measured_by(about)}.",
         "",
+        *(f"After that, some of it again by {_measured_by(again)}.\n" for again in about.get("again", ())),
         NOTES,
         summary(rows),
         "",
@@ -112,6 +124,14 @@ def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) ->
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _measured_by(about: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return (
+        f"`{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
+        f"seeds {', '.join(map(str, about['seeds']))}; {about['seconds']} s"
+    )
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -70,6 +70,27 @@ def test_results_are_written_for_people_and_programs(measured: tuple[list[Row], 
     assert str(out) not in text  # paths of the machine have no place in the docs
 
 
+def test_a_part_measured_again_leaves_the_others_as_they_are(
+    measured: tuple[list[Row], Path], folder: Path, tmp_path: Path
+) -> None:
+    rows, out = measured
+    shutil.copy(out / "quality.json", tmp_path)
+    again = main(["--weights", str(folder), "--only", "size", "--out", str(tmp_path)])
+    before, after = (json.loads((path / "quality.json").read_text()) for path in (out, tmp_path))
+    assert after["rows"] == before["rows"]
+    assert [(row.section, row.spec, row.verdict) for row in again] == [
+        (row.section, row.spec, row.verdict) for row in rows
+    ]
+    assert after["command"] == before["command"]
+    assert [one["command"].split(" --out")[0] for one in after["again"]] == [
+        "python -m benchmarks.tiny_gill --weights tiny_random --only size"
+    ]
+    assert "again by" in (tmp_path / "quality.md").read_text()
+    shutil.copytree(folder, tmp_path / "other")
+    with pytest.raises(SystemExit, match="is about the weights tiny_random"):
+        main(["--weights", str(tmp_path / "other"), "--only", "size", "--out", str(tmp_path)])
+
+
 def test_missing_parts_cost_their_rows_only(folder: Path, tmp_path: Path) -> None:
     partial = tmp_path / "partial"
     shutil.copytree(folder, partial)
