@@ -100,11 +100,11 @@ def test_same_scene_same_picture_and_same_seed_same_scene() -> None:
 def test_speed_is_at_least_500_scenes_a_second() -> None:
     rng = np.random.default_rng(0)
     best = 0.0
-    for _ in range(5):  # the best of five: other processes may share the core
-        start = time.perf_counter()
+    for _ in range(5):  # the best of five, by the core's own clock: other processes may share it
+        start = time.process_time()
         for _ in range(100):
             render(sample_scene(rng), rng=rng)
-        best = max(best, 100 / (time.perf_counter() - start))
+        best = max(best, 100 / (time.process_time() - start))
     assert best >= 500
 
 
