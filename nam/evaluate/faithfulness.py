@@ -36,7 +36,8 @@ class Probe(Protocol):
         positions: Where a neuron is ablated: at the target's positions, or at all.
     """
 
-    positions: Positions
+    @property
+    def positions(self) -> Positions: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...
