@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nam.checks import expect, whole
 from nam.data.concepts import concept_of
-from nam.errors import InputError, TargetError
+from nam.errors import ConfigError, InputError, TargetError
 from nam.mllm.base import MLLM
 from nam.mllm.words import WordBook
 from nam.options import option
@@ -53,19 +54,23 @@ class Attribution:
     relevance: RelevanceMap | None = None
 
     def top(self, count: int = 10, *, words: int = 5) -> DataFrame:
-        """The neurons with the highest scores, with columns layer, unit, score, activation, words.
+        """The neurons with the highest scores: columns layer, unit, score, activation, words; best first.
 
         Args:
             count: Most neurons.
             words: Most words of each.
+
+        Raises:
+            InputError: a number that is no integer of at least 1.
         """
         import pandas as pd
 
         from nam.store.rows import rank_neurons
 
-        where = rank_neurons(self.scores, count=count, activations=self.activations)
+        best = whole("count", count, least=1)
+        where = rank_neurons(self.scores, count=best, activations=self.activations)
         layers, units = where[:, 0], where[:, 1]
-        found = WordBook(self.mllm, count=words)([Neuron(int(at), int(unit)) for at, unit in where])
+        found = WordBook(self.mllm, count=words)([Neuron(int(layer), int(unit)) for layer, unit in where])
         columns = {
             "layer": layers,
             "unit": units,
@@ -102,16 +107,23 @@ def attribute(
     Raises:
         TargetError: the concept is not in the answer or not in the picture, or nothing was drawn.
         RelevanceError, ScoreError: a gradient, an activation or a score is not finite.
-        ConfigError, InputError, ModelError: an argument or the model is of the wrong kind.
+        InputError: an argument is of the wrong type or shape, or the segmenter does not know the concept.
+        ConfigError: a method, provider or segmenter is of the wrong type or not under `configs`, or a method
+            needs signed relevance, which the provider cannot combine as it should.
+        ModelError: the model cannot give what a method or provider needs.
     """
+    expect(MLLM, mllm, "mllm: expected a model, as nam.load gives it")
+    expect(Generation, generation, "generation: expected one answer, as mllm.generate gives it")
     concept = concept_of(concept) if isinstance(concept, str) else concept
-    method: Method = _named("reduction", reduction)
+    expect(Concept, concept, "concept: expected a word such as 'horse', or a nam.types.Concept")
+    method: Method = _part(Method, "reduction", reduction)
+    provider: Relevance = _part(Relevance, "relevance", relevance)
+    chosen: Segmenter = _part(Segmenter, "segmenter", segmenter)
     region = found = None
     if modality == "text":
         target = text_target(mllm, generation, concept)
     elif modality == "image":
-        region = _region(generation, concept, segmenter, mask)
-        provider: Relevance = _named("relevance", relevance)
+        region = _region(generation, concept, chosen, mask)
         provider = replace(provider, signed=provider.signed or method.needs.signed)
         found = provider(mllm, generation, torch.from_numpy(region.pixels))
         target = image_target(generation, found)
@@ -133,25 +145,32 @@ def attribute(
 
 
 def _region(
-    generation: Generation,
-    concept: Concept,
-    segmenter: str | Segmenter,
-    mask: NDArray[np.bool_] | None,
+    generation: Generation, concept: Concept, segmenter: Segmenter, mask: NDArray[np.bool_] | None
 ) -> Mask:
     if generation.image is None:
         raise TargetError(f"nothing was drawn: the answer {generation.text!r} has no picture")
-    if mask is not None:
-        region = Mask(mask, float(mask.any()))
+    if mask is None:
+        region = segmenter.segment([generation.image], [concept])[0]
     else:
-        chosen: Segmenter = _named("segmenter", segmenter)
-        region = chosen.segment([generation.image], [concept])[0]
+        expect(np.ndarray, mask, "mask: expected a bool array (H, W)")
+        size = (generation.image.height, generation.image.width)
+        if mask.dtype != np.bool_ or mask.shape != size:
+            raise InputError(
+                f"mask: expected a bool array of the picture's size {size}, such as values > 0.5, "
+                f"got {mask.dtype} of shape {mask.shape}"
+            )
+        region = Mask(mask.copy(), float(mask.any()))
     if region.empty:
         raise TargetError(f"the mask is empty: no {concept.name} was found in the picture")
     return region
 
 
-def _named(group: str, given: Any) -> Any:
-    return _option(group, given) if isinstance(given, str) else given
+def _part(kind: type, group: str, given: Any) -> Any:
+    """The part itself, or the one of that name under `configs/<group>`."""
+    part = _option(group, given) if isinstance(given, str) else given
+    what = f"{group}: expected one name under configs/{group}, or a {kind.__name__} object"
+    expect(kind, part, what, error=ConfigError)
+    return part
 
 
 #: Options hold no state but a segmenter's network, which is read once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -110,9 +111,15 @@ class Attributor:
             items: What is asked.
             record: Makes what reads activations while generating; None replays the answers instead.
             clock: Gets the time of each stage.
+
+        Returns:
+            One for each item, in their order; what went wrong with an item is in its `errors`.
+
+        Raises:
+            ModelError, ConfigError: something that concerns every item alike.
         """
         clock = clock or Clock()
-        works = [Work(item, errors={"": item.error} if item.error else {}) for item in items]
+        works = [Work(self._asked(item), errors={"": item.error} if item.error else {}) for item in items]
         for work in works:
             if not work.errors and work.item.sample.concept is None:
                 work.errors[""] = "there is no concept to look for"
@@ -121,24 +128,27 @@ class Attributor:
             for drawn in (True, False):
                 part = [work for work in asked if ("image" in work.item.modalities) is drawn]
                 draw = self.draw if drawn else False
-                halve(lambda some, draw=draw: self._answer(some, draw, record), part, _blame(""))  # type: ignore[misc]
+                halve(partial(self._answer, draw=draw, record=record), part, _blame(""))
         with clock("replay"):
             unread = [work for work in works if work.generation and work.recorded is None]
             halve(self._replay, unread, _blame(""))
         with clock("segment"):
-            drawn_ones = [work for work in works if work.wants("image") and _was_drawn(work)]
-            halve(self._segment, drawn_ones, _blame("image"))
+            pictured = [work for work in works if work.wants("image") and _was_drawn(work)]
+            halve(self._segment, pictured, _blame("image"))
         with clock("relevance"):
-            halve(self._pull, [work for work in drawn_ones if work.wants("image")], _blame("image"))
+            halve(self._pull, [work for work in pictured if work.wants("image")], _blame("image"))
         with clock("reduce"):
             self._reduce(works)
         clock.count("samples", len(works))
-        clock.count(
-            "pictures", sum(work.generation is not None and work.answer.image is not None for work in works)
-        )
+        clock.count("pictures", sum(bool(work.generation and work.generation.image) for work in works))
         return works
 
-    def _answer(self, works: Sequence[Work], draw: Draw, record: Callable[[], Recorder] | None) -> None:
+    def _asked(self, item: Item) -> Item:
+        """The item; of a model that answers in words alone, only words are asked where both are wanted."""
+        words_alone = not self.mllm.draws and "text" in item.modalities
+        return replace(item, modalities=("text",)) if words_alone else item
+
+    def _answer(self, works: Sequence[Work], *, draw: Draw, record: Callable[[], Recorder] | None) -> None:
         recorder = record() if record else None
         generations = self.mllm.generate_batch(
             [work.item.sample for work in works],
@@ -183,13 +193,8 @@ class Attributor:
             halve(self._aim, [(work, modality) for work in mine], _blame_aim)
             aims += [(work, modality) for work in mine if work.wants(modality)]
         for name, method in self.methods.items():
-
-            def score(
-                some: Sequence[tuple[Work, Modality]], name: str = name, method: Method = method
-            ) -> None:
-                self._score(some, name, method)
-
-            halve(score, [aim for aim in aims if aim[0].wants(aim[1])], _blame_aim)
+            wanted = [(work, modality) for work, modality in aims if work.wants(modality)]
+            halve(partial(self._score, name=name, method=method), wanted, _blame_aim)
 
     def _aim(self, aims: Sequence[tuple[Work, Modality]]) -> None:
         for work, modality in aims:
@@ -204,7 +209,7 @@ class Attributor:
                 found = RelevanceMap(values, signed, cost=0.0)
                 work.targets["image", signed] = image_target(work.answer, found)
 
-    def _score(self, aims: Sequence[tuple[Work, Modality]], name: str, method: Method) -> None:
+    def _score(self, aims: Sequence[tuple[Work, Modality]], *, name: str, method: Method) -> None:
         signed = self.relevance.signed or method.needs.signed
         contexts = contexts_of(
             self.mllm,
@@ -229,6 +234,7 @@ def _blame_aim(aim: tuple[Work, Modality], why: str) -> None:
 
 
 def _was_drawn(work: Work) -> bool:
+    """Whether there is a picture; an answer without one is the item's error."""
     if work.generation is not None and work.generation.image is None:
         work.errors["image"] = "nothing was drawn: the answer announces no picture"
     return work.generation is not None and work.generation.image is not None

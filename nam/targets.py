@@ -48,13 +48,12 @@ def text_target(mllm: MLLM, generation: Generation, concept: Concept) -> Target:
     )
 
 
-def image_target(generation: Generation, relevance_map: RelevanceMap, *, aggregate: bool = False) -> Target:
+def image_target(generation: Generation, relevance_map: RelevanceMap) -> Target:
     """The drawn region of a concept: the relevance of the hidden state at each [IMG] position.
 
     Args:
         generation: What was drawn.
         relevance_map: The relevance R of each [IMG] position.
-        aggregate: Give every position the mean of all (within (0, 1) again where R is unsigned).
 
     Raises:
         TargetError: there are no [IMG] tokens, or R does not fit them or is not finite.
@@ -68,16 +67,13 @@ def image_target(generation: Generation, relevance_map: RelevanceMap, *, aggrega
         )
     if not bool(values.isfinite().all()):
         raise TargetError("the relevance of the picture is not finite")
-    if aggregate:
-        mean = values.mean(0)
-        if not relevance_map.signed:
-            low, high = mean.min(), mean.max()
-            if low == high:
-                raise TargetError("the aggregated relevance is the same in every dimension")
-            mean = (mean - low) / (high - low)
-        values = mean.expand_as(values).clone()
     directions = values.detach().to(torch.promote_types(values.dtype, torch.float32))
     return Target(modality="image", positions=positions, directions=directions, signed=relevance_map.signed)
+
+
+def single_tokens(tokenizer: Any, concept: Concept) -> frozenset[int]:
+    """The tokens that are a whole form of the concept by themselves; none where every form takes several."""
+    return _spellings(tokenizer, concept)[1]
 
 
 def _spellings(tokenizer: Any, concept: Concept) -> tuple[list[str], frozenset[int]]:

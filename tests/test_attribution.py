@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -283,6 +284,59 @@ def test_the_one_call_says_what_is_wrong(shared_gill: GILL) -> None:
     hidden = replace(drawn, hidden=torch.full_like(drawn.hidden, float("nan")))  # type: ignore[arg-type]
     with pytest.raises(nam.NamError, match="not finite"):
         nam.attribute(shared_gill, hidden, concept="horse", segmenter=bad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mllm": "tiny_gill"}, "InputError: mllm: expected a model, as nam.load gives it, got 'tiny_gill'"),
+        ({"generation": []}, "InputError: generation: expected one answer, .* got list"),
+        ({"concept": 3}, "InputError: concept: expected a word such as 'horse', .* got 3"),
+        ({"reduction": 3}, "ConfigError: reduction: expected one name under configs/reduction, or a Method"),
+        ({"reduction": None}, "ConfigError: reduction: .* got None"),
+        ({"reduction": ["nam", 3]}, "ConfigError: reduction: .* got list"),
+        ({"reduction": Nam}, "ConfigError: reduction: .* got the class Nam"),
+        ({"relevance": 3}, "ConfigError: relevance: expected one name .* or a Relevance object, got 3"),
+        ({"relevance": Nam(), "modality": "text"}, "ConfigError: relevance: .* got Nam"),
+        ({"segmenter": 3}, "ConfigError: segmenter: expected one name .* or a Segmenter object, got 3"),
+        ({"segmenter": "scene"}, "ConfigError: segmenter=scene: no such option; did you mean 'scenes'"),
+        ({"modality": ["text"]}, r"InputError: modality must be .* got \['text'\]"),
+        ({"mask": [[True]]}, r"InputError: mask: expected a bool array \(H, W\), got list"),
+        ({"mask": np.ones((64, 64))}, r"InputError: mask: .*size \(64, 64\), .* got float64 of shape"),
+        ({"mask": np.ones((64, 32), bool)}, r"InputError: mask: .* got bool of shape \(64, 32\)"),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_wrong_type_are_named(
+    shared_gill: GILL, arguments: dict[str, Any], message: str
+) -> None:
+    out = shared_gill.generate("a cat", draw=True, max_new_tokens=4, steps=1)
+    given = {"mllm": shared_gill, "generation": out, "concept": "horse", **arguments}
+    with pytest.raises(nam.NamError) as caught:
+        nam.attribute(given.pop("mllm"), given.pop("generation"), **given)
+    assert re.match(message, f"{type(caught.value).__name__}: {caught.value}")
+
+
+def test_a_mask_may_be_a_view_that_runs_backwards(shared_gill: GILL) -> None:
+    out = shared_gill.generate("a cat", draw=True, max_new_tokens=4, steps=1)
+    mask = np.zeros((64, 64), dtype=np.bool_)
+    mask[:20, 5:40] = True
+    turned = nam.attribute(shared_gill, out, concept="horse", mask=mask[::-1, ::-1])
+    same = nam.attribute(shared_gill, out, concept="horse", mask=np.flip(mask).copy())
+    assert torch.equal(turned.scores, same.scores)
+    mask[:] = False
+    assert turned.mask is not None
+    assert not turned.mask.empty
+
+
+@pytest.mark.parametrize("count", [1.5, -1, 0, "3", None, True])
+def test_a_number_of_top_neurons_is_a_whole_one(shared_gill: GILL, count: Any) -> None:
+    out = shared_gill.generate("a cat", draw=True, max_new_tokens=4, steps=1)
+    found = nam.attribute(shared_gill, out, concept="horse", segmenter="none")
+    assert len(found.top(np.int64(3))) == 3  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"count must be an integer of at least 1, got {count!r}"):
+        found.top(count)
+    with pytest.raises(InputError, match=f"words of a neuron must be .* got {count!r}"):
+        found.top(3, words=count)
 
 
 def test_score_errors_reach_the_caller(shared_gill: GILL, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nam.checks import whole
 from nam.errors import InputError, ModelError
 from nam.mllm.config import GillConfig, read_json
 from nam.mllm.parts import LazyParts, Reader, read_pretrained, read_tokenizer
@@ -70,9 +72,8 @@ class Diffusion(nn.Module):
         guidance = self.config.guidance if guidance is None else guidance
         scheduler = scheduler_settings(self.folder / "scheduler", name=self.config.sampler)
         most = scheduler["num_train_timesteps"]
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
-            raise InputError(f"steps must be an integer from 1 to {most}, got {steps!r}")
-        if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not 0 <= guidance <= 1000:
+        steps = whole("steps", steps, least=1, most=most)
+        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance <= 1000:
             raise InputError(f"guidance must be a number from 0 to 1000, got {guidance!r}")
         return DrawSettings(scheduler["_class_name"], steps, float(guidance))
 

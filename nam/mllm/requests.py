@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from nam.checks import expect, whole
 from nam.errors import InputError
 from nam.mllm.decode import Decoded
 from nam.mllm.pictures import read_picture, to_picture, to_pixels
@@ -45,8 +46,7 @@ def read_samples(
     Raises:
         InputError: a sample that the model cannot take; among several, the message names it.
     """
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens!r}")
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, least=1)
     requests = []
     for sample in samples:
         try:
@@ -59,11 +59,8 @@ def read_samples(
 
 
 def _read(sample: Sample, *, codec: PromptCodec, context: int, max_new_tokens: int) -> Request:
-    config, seed = codec.config, sample.seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
-    if not isinstance(sample.prompt, str):
-        raise InputError(f"expected a prompt in words, got {type(sample.prompt).__name__}")
+    config, seed = codec.config, whole("seed", sample.seed, least=0, most=2**63 - 1)
+    expect(str, sample.prompt, "expected a prompt in words")
     encoded = codec.encode(sample.prompt, has_picture=sample.image is not None)
     room = context - config.num_img_tokens - len(encoded.ids)
     if room < 1:

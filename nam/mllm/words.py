@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nam.checks import whole
 from nam.errors import InputError
 from nam.mllm.base import MLLM
+from nam.mllm.norm import arriving
 from nam.types import Neuron
 
 #: Neurons that are looked up at once.
@@ -22,6 +24,7 @@ _ROWS = 8_192
 class WordBook:
     """The words with the highest logits W_u W_out[:, k] (paper, semantic relevance), most likely first.
 
+    Where a norm stands between FFN and residual stream, the value vector is taken behind its gain.
     Words that read the same once blanks are cut off count once; special tokens (padding, begin and end,
     [IMG0]) are no words. Each neuron is looked up once.
 
@@ -30,14 +33,12 @@ class WordBook:
         count: Most words of a neuron.
 
     Raises:
-        InputError: fewer than one word is asked for.
+        InputError: the count is no integer of at least 1.
     """
 
     def __init__(self, mllm: MLLM, *, count: int = 5) -> None:
-        if count < 1:
-            raise InputError(f"expected at least one word per neuron, got count={count}")
         self._mllm = mllm
-        self._count = count
+        self._count = whole("words of a neuron", count, least=1)
         self._vocabulary = _vocabulary(mllm.tokenizer, len(mllm.unembedding))
         self._known: dict[Neuron, tuple[str, ...]] = {}
 
@@ -60,16 +61,21 @@ class WordBook:
             if neuron.layer >= len(sites) or neuron.unit >= sites[neuron.layer].width:
                 last = Neuron(len(sites) - 1, sites[-1].width - 1)
                 raise InputError(f"{self._mllm.name} has no neuron {neuron}: its last is {last}")
-        vectors = torch.stack([sites[one.layer].value_vectors[:, one.unit] for one in neurons]).float()
+        vectors = torch.stack([self._vector(one) for one in neurons])
         best = _best_tokens(vectors, self._mllm.unembedding, self._vocabulary, count=4 * self._count)
         return [tuple(dict.fromkeys(self._vocabulary[token] for token in row))[: self._count] for row in best]
+
+    def _vector(self, neuron: Neuron) -> Tensor:
+        site = self._mllm.ffn_sites[neuron.layer]
+        vector = site.value_vectors[:, neuron.unit].float()
+        return vector if site.straight else arriving(site, vector[None])[0]
 
 
 def neuron_words(mllm: MLLM, neurons: Sequence[Neuron], *, count: int = 5) -> list[tuple[str, ...]]:
     """The words of each neuron, as `WordBook` finds them; keep a `WordBook` to ask more than once.
 
     Raises:
-        InputError: the model has no such neuron, or fewer than one word is asked for.
+        InputError: the model has no such neuron, or the count is no integer of at least 1.
     """
     return WordBook(mllm, count=count)(neurons)
 

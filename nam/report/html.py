@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from nam.report.leads import leads_of
 from nam.report.views import ConceptView, SampleView, concept_view, forms_of, sample_views
 from nam.store import Run
 from nam.store.files import atomic, clean
@@ -72,9 +74,12 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
                 total=len(mine),
             )
         )
+    methods = sorted({method for _, _, method in run.keys})
+    views = [view for part in parts for view in part.views]
     page = _template().render(
         run=run.folder.name,
-        manifest=run.manifest,
+        started=_moment(run.manifest.get("started")),
+        leads={method: leads_of([view for view in views if view.method == method]) for method in methods},
         model=_model(run.manifest),
         finished=run.finished,
         concepts=parts,
@@ -82,7 +87,7 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
         failed=int((rows["status"] == "error").sum()),
         pictures=int(rows["picture"].notna().sum()),
         errors=error_views(run),
-        methods=sorted({method for _, _, method in run.keys}),
+        methods=methods,
         facts=_facts(run),
     )
     path = run.folder / REPORT_FILE
@@ -122,9 +127,22 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return facts
 
 
+def _moment(stamp: Any) -> str:
+    """A time of the manifest as one reads it; whatever else stands there, as it is."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except (TypeError, ValueError):
+        return _short(stamp) if stamp else ""
+    return f"{moment.day} {moment:%B %Y, %H:%M %Z}".rstrip()
+
+
 def _short(value: Any) -> str:
-    """The value as one reads it: four digits of a number with a point."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """The value as one reads it: four digits of a number with a point, a list without brackets."""
+    if isinstance(value, list):
+        return ", ".join(map(_short, value))
+    if isinstance(value, float):
+        return "< 0.001" if 0 < value < 0.001 else f"{value:.4g}"
+    return str(value)
 
 
 def _template() -> Any:

@@ -35,13 +35,7 @@ class Tracker(Callback):
         self._done = self._failed = 0
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         self._done += len(outputs)
         self._failed += sum(bool(result.errors) for result in outputs)

@@ -148,12 +148,19 @@ def _table(
     return tuple(
         NeuronView(
             name=f"L{place[0]}.U{place[1]}",
-            words=Markup(marked_text(words.get(place, ""), forms)),
+            words=Markup(marked_text(_readable(words.get(place, "")), forms)),
             score=f"{score:.2f}" if score == 0 or 0.01 <= abs(score) < 1e4 else f"{score:.1e}",
             bar=bar,
             both=place in shared,
         )
         for place, score, bar in zip(places, scores, bars(scores), strict=True)
+    )
+
+
+def _readable(words: str) -> str:
+    """The words of a neuron, with punctuation among them in quotes."""
+    return ", ".join(
+        word if any(map(str.isalnum, word)) or not word else f"“{word}”" for word in words.split(", ")
     )
 
 

@@ -52,13 +52,7 @@ class StoreWriter(Callback):
         self.writer = RunWriter(**self._options, rank=trainer.global_rank)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         results: list[SampleResult] = outputs
         for result in results:

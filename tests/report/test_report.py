@@ -15,15 +15,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 from PIL import Image
 from rich.console import Console
 
 from nam.app.closing import print_closing
 from nam.report import build_report
 from nam.report.figures import layer_counts, layer_figure, top_sizes
+from nam.report.leads import leads_of
 from nam.report.overlays import enlarge, marked_text, overlay
 from nam.report.tops import top_neurons
-from nam.report.views import bars, concept_view
+from nam.report.views import ConceptView, NeuronView, bars, concept_view
 from nam.store import MeanScores, Run, RunWriter, SampleResult, StoreError
 from nam.types import Concept, Neuron
 from tests.store.results import MANIFEST, result, words
@@ -33,25 +35,9 @@ EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> {{ 7 * 7 }}"
 
 #: The template's own tags.
 ALLOWED = {
-    *(
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "main",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "div",
-        "span",
-        "b",
-        "i",
-    ),
-    *("section", "table", "tr", "th", "td", "mark", "details", "summary", "figure", "figcaption", "img", "a"),
-    "footer",
+    *("html", "head", "meta", "title", "style", "body", "main", "section", "footer", "h1", "h2", "h3"),
+    *("p", "div", "span", "a", "b", "i", "code", "mark", "table", "tr", "th", "td"),
+    *("details", "summary", "figure", "figcaption", "img"),
 }
 
 
@@ -114,6 +100,83 @@ def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path) -> None:
     assert page.count("details") == 6
 
 
+def run_of_leaders(folder: Path, led: Sequence[Sequence[int]]) -> Run:
+    """A run of nam: the first concept's I-neurons are those units of layer 0, best first; and so on."""
+    results = []
+    for index, units in enumerate(led):
+        concept, made = Concept(f"thing{index}"), result(index)
+        image = torch.full((3, 40), -9.0)
+        image[0, list(units)] = -torch.arange(1.0, 1 + len(units))
+        scores = tuple(replace(one, concept=concept, scores=image) for one in made.scores[1:])
+        results.append(replace(made, concept=concept, scores=scores, asked=("image",)))
+    return _run(folder, results)
+
+
+def test_neurons_that_lead_many_concepts_are_marked(tmp_path: Path) -> None:
+    run = run_of_leaders(tmp_path, [(7, 1), (7, 2), (3, 7), (4, 2), (5, 2), (6, 2)])
+    page = _page(run, top=2)
+    cells = re.findall(r"(L0\.U\d+)\D*?horse, unit\d+\s+(\d) of 6", page.text)
+    assert dict(cells) == {
+        **{f"L0.U{unit}": "1" for unit in (1, 3, 4, 5, 6)}, "L0.U7": "3", "L0.U2": "4",
+    }  # fmt: skip
+    marked = [attrs.get("class") for _, attrs in page.tags].count("chip common")
+    # The tables of concepts and of samples, the two rows at a glance that 7 leads, and the legend.
+    assert marked == (3 + 4) + (2 + 0) + 2 + 1
+    assert "reduction.nam.branch=direct" in page.text
+    glance = page.text.split("At a glance")[1].split("Shared")[0]
+    assert re.findall(r"L0\.U\d+", glance) == [f"L0.U{unit}" for unit in (7, 1, 7, 3, 4, 5, 6)]
+
+
+def test_with_two_concepts_nothing_is_said_of_many(tmp_path: Path) -> None:
+    page = _page(run_of_leaders(tmp_path, [(7, 1), (7, 2)]), top=2)
+    assert "eads" not in page.text
+    assert not any(attrs.get("class") == "chip common" for _, attrs in page.tags)
+
+
+def test_no_neuron_of_many_no_advice(tmp_path: Path) -> None:
+    page = _page(run_of_leaders(tmp_path, [(1, 2), (3, 4), (5, 6)]), top=2)
+    assert "Leads counts the concepts" in page.text
+    assert "branch=direct" not in page.text
+
+
+def test_a_neuron_in_both_tables_of_a_concept_leads_it_once() -> None:
+    row = NeuronView("L0.U1", Markup("a"), "1.00", 1.0)
+    view = ConceptView("a", "nam", (row,), (row,), 1, 1, None, ())
+    found = leads_of([view, replace(view, concept="b"), replace(view, concept="c", text=(), image=())])
+    assert (found.counts["L0.U1"], found.concepts, found.any_common) == (2, 3, False)
+    assert leads_of([view] * 3).common("L0.U1")
+
+
+def test_punctuation_that_a_neuron_writes_is_quoted(tmp_path: Path) -> None:
+    def dots(neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
+        return [(",", "at", ".") for _ in neurons]
+
+    page = _page(_run(tmp_path, [result(0)], words=dots))
+    assert "“,”, at, “.”" in page.text
+
+
+def test_facts_read_as_words(tmp_path: Path) -> None:
+    page = _page(
+        _run(tmp_path, [result(0)], methods=["nam", "acu"], seconds={"replay": 4.5e-05, "run": 50.7816})
+    )
+    assert "nam, acu" in page.text
+    assert "replay < 0.001, run 50.78" in page.text
+
+
+@pytest.mark.parametrize(
+    ("stamp", "shown"),
+    [
+        ("2026-11-02T06:50:15+00:00", "started 2 November 2026, 06:50 UTC"),
+        ("2026-11-02T06:50:15", "started 2 November 2026, 06:50"),
+        ("yesterday", "started yesterday"),
+        (5, "started 5"),
+    ],
+)
+def test_the_start_is_shown_as_one_reads_it(tmp_path: Path, stamp: object, shown: str) -> None:
+    head = _page(_run(tmp_path, [result(0)], started=stamp)).text.split("How to read this")[0]
+    assert re.search(rf"{shown}\s", head)
+
+
 def test_an_interrupted_run_and_an_empty_one(tmp_path: Path) -> None:
     page = _page(_run(tmp_path / "some", [result(0)], finish=False))
     assert "has not come to its end" in page.text
@@ -132,7 +195,7 @@ def test_several_methods_stand_apart(tmp_path: Path) -> None:
     both = (*made.scores, *(replace(one, method="acu") for one in made.scores))
     page = _page(_run(tmp_path, [replace(made, scores=both)]))
     assert "Shown by the method acu" in page.text
-    assert page.count("details") == 3
+    assert page.count("details") == 5  # two methods, a sample, and two methods within it
 
 
 def test_nothing_from_data_enters_the_page_unescaped(tmp_path: Path) -> None:
