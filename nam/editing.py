@@ -73,6 +73,8 @@ def edit(
         pairs = [Pair(one.sample, other.sample) for one, other in asked]
     if others is None:
         others = [one.sample for one in prompts.kept(source)]
+    if neurons is None and not chosen_editor.selects:
+        neurons = NeuronSet(())
     if neurons is None:
         method: Method = option("reduction", reduction) if isinstance(reduction, str) else reduction
         attributor = Attributor(
@@ -86,17 +88,7 @@ def edit(
     found = build_cases(mllm, goal, pairs, others)
     problem = Problem(mllm=mllm, goal=goal, cases=found.cases)
     module = module_of(problem, chosen_editor, neurons, seed=seed)
-    with _quiet():
-        trainer = L.Trainer(
-            accelerator="cpu" if mllm.device.type == "cpu" else "auto",
-            devices=1,
-            max_steps=chosen_editor.steps,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module)
+    fit(module)
     return delta_of(module, found, manifest={"seed": seed, "k": k})
 
 
@@ -124,6 +116,21 @@ def module_of(problem: Problem, editor: Editor, chosen: NeuronSet, *, seed: int)
     """What a Trainer fits: the editor on the neurons that it changes."""
     neurons = editor.neurons(problem, chosen)
     return EditingModule(problem=problem, editor=editor, neurons=neurons, seed=seed)
+
+
+def fit(module: EditingModule) -> None:
+    """Run the editor to its end, without a progress bar, a logger or files."""
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator="cpu" if module.problem.mllm.device.type == "cpu" else "auto",
+            devices=1,
+            max_steps=module.editor.steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module)
 
 
 def delta_of(module: EditingModule, found: Cases, *, manifest: dict[str, Any]) -> Delta:

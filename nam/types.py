@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ class Generation:
         spans: Where each part stands in `token_ids`.
         finish: Why decoding ended.
         seed: Seed of the picture's noise.
-        input_pixels: The picture that was asked about, as the vision tower saw it: (3, S, S), or None.
+        input_pixels: The picture that was asked about, as the vision tower saw it: (3, S, S), or in the shape
+            that the model's own processor gives; None without one.
+        input_extras: What else the processor gave of the picture, such as grids and masks, by the model's own
+            names; empty where the pixels say all.
         hidden: Last hidden states at the [IMG] positions: (8, H), or None when none were produced.
         latents: The drawn picture's latents, in the diffusion model's normalised scale: (C, h, w), or None.
         image: The drawn picture (RGB), or None.
@@ -129,6 +132,7 @@ class Generation:
     finish: Finish
     seed: int
     input_pixels: Tensor | None = None
+    input_extras: Mapping[str, Tensor] = field(default_factory=dict)
     hidden: Tensor | None = None
     latents: Tensor | None = None
     image: Image | None = None

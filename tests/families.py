@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
+from nam.app.config import config_dir
+from nam.mllm.base import MLLM
 from nam.mllm.gill import GILL
 from nam.mllm.gill_folder import read_gill
+from nam.mllm.load import target
 from nam.types import Generation
 
 PROMPTS = ("draw a red horse on the grass", "what is this?", "a cat at night .", "a dog")
@@ -63,6 +71,35 @@ def picture(seed: int) -> np.ndarray:
 def answers(mllm: GILL, *, words: int = 6, record: object = None) -> list[Generation]:
     """Answers of mixed lengths, with and without a picture in front, all with [IMG] tokens."""
     images = [None, picture(1), None, picture(2)]
-    settings = {"max_new_tokens": words, "steps": 1, "guidance": 1.0, "record": record}
+    settings: dict[str, Any] = {"max_new_tokens": words, "steps": 1, "guidance": 1.0, "record": record}
     found: list[Generation] = mllm.generate(prompt=PROMPTS, image=images, draw=True, **settings)
     return found
+
+
+def contract_models() -> Mapping[str, Callable[[Path, torch.dtype], MLLM]]:
+    """Every family that has a tiny random model, by name: what makes it of a folder that holds a tiny GILL.
+
+    They are found by their configs, `configs/mllm/<file>/tiny_random.yaml`; where the module that the config
+    names has a table `FAMILIES`, each of its dense families counts.
+    """
+    found: dict[str, Callable[[Path, torch.dtype], MLLM]] = {}
+    for family in FAMILIES:
+        found[f"gill-{family}"] = partial(_gill, family)
+    for path in sorted((config_dir() / "mllm").glob("*/tiny_random.yaml")):
+        settings = yaml.safe_load(path.read_text())
+        read = target(settings.pop("_target_"))
+        table = getattr(sys.modules[read.__module__], "FAMILIES", {})
+        names = [name for name, one in table.items() if getattr(one, "dense", True)]
+        for name in names or [None]:
+            chosen = {**settings, **({} if name is None else {"family": name})}
+            found["-".join(filter(None, (path.parent.name, name)))] = partial(_tiny_random, read, chosen)
+    return found
+
+
+def _gill(family: str, folder: Path, dtype: torch.dtype) -> MLLM:
+    return build(family, folder, dtype=dtype)
+
+
+def _tiny_random(read: Any, settings: dict[str, Any], folder: Path, dtype: torch.dtype) -> MLLM:
+    made: MLLM = read(**{**settings, "dtype": str(dtype).removeprefix("torch.")})
+    return made

@@ -101,12 +101,14 @@ class Editor(ABC):
 
     Attributes:
         name: What tables call it.
+        selects: Whether it changes the neurons that were selected; one that does not looks for its own.
         steps: Most steps.
         tolerance: Stop once at most this share of the squared distance is left.
         probability: ... and the tokens that are to be said have at least this probability, on average.
     """
 
     name: ClassVar[str]
+    selects: ClassVar[bool] = True
     steps: int = 20
     tolerance: float = 0.02
     probability: float = 0.9

@@ -80,8 +80,11 @@ def build_cases(
     targets = answer(mllm, [pair.target for pair in pairs], max_new_tokens=max_new_tokens)
     skipped: dict[str, int] = {}
     good: list[tuple[Generation, Generation]] = []
+    untouched: list[Generation] = []
     for source, target in zip(sources, targets, strict=True):
         problem = _unusable(mllm, goal, source, target)
+        if goal.modality == "image" and not len(source.spans.img):
+            untouched.append(source)  # such as what it says of a picture: words that are to stay
         if problem:
             skipped[problem] = skipped.get(problem, 0) + 1
         else:
@@ -92,7 +95,7 @@ def build_cases(
         )
         raise EditError(f"{goal.source.name} cannot be edited into {goal.target.name}: {reasons}")
     read = good if goal.modality == "image" else [(spliced(one, other), other) for one, other in good]
-    kept = answer(mllm, others, max_new_tokens=max_new_tokens)
+    kept = [*untouched, *answer(mllm, others, max_new_tokens=max_new_tokens)]
     sequences = [*(generation for generation, _ in read), *kept]
     # Whose states the pictures should have: the target's, or the source's own where only words change.
     models = [source if goal.modality == "text" else target for source, target in good]

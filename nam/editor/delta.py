@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nam.editor.columns import bits, read_columns, write_columns
 from nam.errors import NamError
+from nam.mllm.fingerprint import fingerprint
 from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
@@ -30,15 +31,8 @@ class EditError(NamError):
     """An edit that cannot be made, or a delta that does not fit."""
 
 
-@dataclass
-class _Applied:
-    """What is applied to a model: its fingerprint before the first delta, and the deltas, oldest first."""
-
-    base: str
-    deltas: list[Delta] = field(default_factory=list)
-
-
-_APPLIED: WeakKeyDictionary[MLLM, _Applied] = WeakKeyDictionary()
+#: The deltas that are applied to each model, oldest first.
+_APPLIED: WeakKeyDictionary[MLLM, list[Delta]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,18 +77,12 @@ class Delta:
             EditError: the model is another one, or its columns are not those that the delta was made on.
         """
         self._check_model(mllm)
-        inside = [n for delta in applied_deltas(mllm) for n in delta.neurons if n in self.neurons]
-        why = "it overlaps with a delta that is applied: revert that one first, or compose the two"
-        self._check_columns(
-            mllm, self.original, why if inside else "the weights were changed since: load it anew"
-        )
-        base = base_fingerprint(mllm)
-        try:
-            write_columns(mllm, self.neurons, self.edited)
-        except BaseException:
-            write_columns(mllm, self.neurons, self.original)
-            raise
-        _APPLIED.setdefault(mllm, _Applied(base)).deltas.append(self)
+        why = "the weights were changed since: load it anew"
+        if self._shared(applied_deltas(mllm)):
+            why = "it overlaps with a delta that is applied: revert that one first, or compose the two"
+        self._check_columns(mllm, self.original, why)
+        self._write(mllm, self.edited)
+        _APPLIED.setdefault(mllm, []).append(self)
 
     def revert(self, mllm: MLLM) -> None:
         """Write the original columns back, bit by bit.
@@ -103,11 +91,11 @@ class Delta:
             EditError: the delta is not applied to this model, or its columns were changed since, as by
                 another delta that overlaps: revert that one first.
         """
-        applied = _APPLIED.get(mllm)
-        if applied is None or not any(delta is self for delta in applied.deltas):
+        deltas = applied_deltas(mllm)
+        if self not in deltas:
             raise EditError(f"this delta is not applied to {mllm.name}: there is nothing to revert")
-        place = next(i for i, delta in enumerate(applied.deltas) if delta is self)
-        later = [n for delta in applied.deltas[place + 1 :] for n in delta.neurons if n in self.neurons]
+        place = deltas.index(self)
+        later = self._shared(deltas[place + 1 :])
         if later:
             raise EditError(
                 f"the delta cannot be reverted: one that was applied later overlaps with it in {len(later)} "
@@ -115,14 +103,9 @@ class Delta:
             )
         self._check_columns(mllm, self.edited, "the weights were changed by something else since")
         try:
-            write_columns(mllm, self.neurons, self.original)
-        except BaseException:
-            write_columns(mllm, self.neurons, self.original)
-            raise
+            self._write(mllm, self.original)
         finally:
-            del applied.deltas[place]
-        if not applied.deltas:
-            del _APPLIED[mllm]
+            del _APPLIED[mllm][place]
 
     @contextmanager
     def applied(self, mllm: MLLM) -> Iterator[MLLM]:
@@ -162,6 +145,18 @@ class Delta:
                 f"the delta does not fit: it was made on {self.model} with weights {self.revision}, "
                 f"{mllm.name} has weights {base}; load that model, or make the edit anew"
             )
+
+    def _shared(self, deltas: Sequence[Delta]) -> list[Neuron]:
+        """The neurons of this delta that any of these changes too."""
+        return [neuron for neuron in self.neurons if any(neuron in delta.neurons for delta in deltas)]
+
+    def _write(self, mllm: MLLM, columns: Tensor) -> None:
+        """Write columns; whatever stops it half-way leaves the original ones."""
+        try:
+            write_columns(mllm, self.neurons, columns)
+        except BaseException:
+            write_columns(mllm, self.neurons, self.original)
+            raise
 
     def _check_columns(self, mllm: MLLM, expected: Tensor, why: str) -> None:
         same = bits(read_columns(mllm, self.neurons)).eq(bits(expected)).all(dim=1).tolist()
@@ -208,25 +203,24 @@ def compose(deltas: Sequence[Delta]) -> Delta:
     """
     if not deltas:
         raise EditError("expected at least one delta to compose")
-    owner: dict[Neuron, int] = {}
+    rows: dict[Neuron, tuple[int, int]] = {}  # neuron -> number of its delta, row in it
     for number, delta in enumerate(deltas):
         if (delta.revision, delta.original.dtype) != (deltas[0].revision, deltas[0].original.dtype):
             raise EditError(
                 f"delta {number} was made on {delta.model} {delta.revision}, another model than the first"
             )
-        both = [neuron for neuron in delta.neurons if neuron in owner]
+        both = [neuron for neuron in delta.neurons if neuron in rows]
         if both:
             raise EditError(
-                f"deltas {owner[both[0]]} and {number} overlap in {len(both)} neurons: {named(both)}"
+                f"deltas {rows[both[0]][0]} and {number} overlap in {len(both)} neurons: {named(both)}"
             )
-        owner |= dict.fromkeys(delta.neurons, number)
-    order = sorted(owner)
-    rows = {n: (delta, i) for delta in deltas for i, n in enumerate(delta.neurons)}
-    picked = [rows[neuron] for neuron in order]
+        rows |= {neuron: (number, row) for row, neuron in enumerate(delta.neurons)}
+    order = sorted(rows)
+    places = [rows[neuron] for neuron in order]
     return Delta(
         neurons=NeuronSet(tuple(order)),
-        original=torch.stack([delta.original[i] for delta, i in picked]),
-        edited=torch.stack([delta.edited[i] for delta, i in picked]),
+        original=torch.stack([deltas[number].original[row] for number, row in places]),
+        edited=torch.stack([deltas[number].edited[row] for number, row in places]),
         model=deltas[0].model,
         revision=deltas[0].revision,
         manifest={"parts": [dict(delta.manifest) for delta in deltas]},
@@ -235,16 +229,13 @@ def compose(deltas: Sequence[Delta]) -> Delta:
 
 def applied_deltas(mllm: MLLM) -> tuple[Delta, ...]:
     """The deltas that are applied to a model, oldest first."""
-    found = _APPLIED.get(mllm)
-    return () if found is None else tuple(found.deltas)
+    return tuple(_APPLIED.get(mllm, ()))
 
 
 def base_fingerprint(mllm: MLLM) -> str:
-    """The model's fingerprint before any delta was applied."""
-    from nam.mllm.fingerprint import fingerprint
-
-    found = _APPLIED.get(mllm)
-    return fingerprint(mllm) if found is None else found.base
+    """The model's fingerprint before any delta was applied, which all of them were made on."""
+    applied = applied_deltas(mllm)
+    return applied[0].revision if applied else fingerprint(mllm)
 
 
 def _require_neurons(neurons: NeuronSet) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nam.editor.base import NO_TOKEN, Case, Problem, Trained
+from nam.editor.reach import hidden_of
 from nam.errors import ConfigError
 
 
@@ -28,8 +29,8 @@ class Finetune(Trained):
 
     name: ClassVar[str] = "finetune"
 
-    steps: int = 150
-    tolerance: float = 0.05
+    steps: int = 100
+    lr: float = 0.05
     text: float = 1.0
     image: float = 1.0
     keep: float = 4.0
@@ -41,43 +42,51 @@ class Finetune(Trained):
             if getattr(self, key) < 0:
                 raise ConfigError(f"editor.{key} must be at least 0, got {getattr(self, key)}")
 
+    def enough(self, reached: dict[str, float]) -> bool:
+        """As every editor; of the picture it is the generator's conditioning that has to come close."""
+        seen = {name: value for name, value in reached.items() if name != "image_left"}
+        return super().enough(
+            {**seen, "image_left": reached.get("drawn_left", reached.get("image_left", 0.0))}
+        )
+
     def losses(
         self, problem: Problem, cases: Sequence[Case], hidden: Sequence[Tensor], change: Tensor
     ) -> dict[str, Tensor]:
         mllm: Any = problem.mllm
-        parts: dict[str, list[Tensor]] = {"text": [], "image": [], "keep": []}
-        for case, states in zip(cases, hidden, strict=True):
-            with torch.no_grad():
-                wanted = hidden_of(mllm, case.wanted)
-            said, drawn, kept = (case.rows(role) for role in ("text", "image", "keep"))
-            if said:
-                tokens = torch.tensor([case.tokens[row] for row in said], device=states.device)
-                parts["text"].append(F.cross_entropy(_logits(mllm, states[said]), tokens))
-            if drawn:
-                parts["image"].append(_relative(states[drawn], wanted[drawn]))
-                if hasattr(mllm, "conditioning"):
-                    with torch.no_grad():
-                        aim = mllm.conditioning(wanted[drawn][None])
-                    parts["image"].append(_relative(mllm.conditioning(states[drawn][None]), aim))
-            if kept:
-                parts["keep"].append(_relative(states[kept], wanted[kept]))
-                words = [row for row in kept if case.tokens[row] != NO_TOKEN]
-                before, after = (_logits(mllm, each[words]).log_softmax(-1) for each in (wanted, states))
-                parts["keep"].append(
-                    F.kl_div(after, before, log_target=True, reduction="sum") / max(1, len(words))
-                )
-        found = {name: torch.stack(terms).mean() for name, terms in parts.items() if terms}
+        states = torch.cat(list(hidden))
+        with torch.no_grad():
+            wanted = hidden_of(mllm, torch.cat([case.wanted for case in cases]))
+        roles = [role for case in cases for role in case.roles]
+        tokens = torch.tensor([token for case in cases for token in case.tokens], device=states.device)
+        said, drawn, kept = (
+            torch.tensor([r == role for r in roles], device=states.device)
+            for role in ("text", "image", "keep")
+        )
+        found: dict[str, Tensor] = {}
+        if bool(said.any()):
+            found["text"] = F.cross_entropy(_logits(mllm, states[said]), tokens[said])
+        if bool(drawn.any()):
+            found["image"] = _relative(states[drawn], wanted[drawn])
+            if hasattr(mllm, "conditioning"):
+                # The [IMG] positions of an answer, as many in each.
+                shape = (-1, next(len(case.rows("image")) for case in cases if case.rows("image")))
+                with torch.no_grad():
+                    aim = mllm.conditioning(wanted[drawn].unflatten(0, shape))
+                given = mllm.conditioning(states[drawn].unflatten(0, shape))
+                found["image"] = (found["image"] + _relative(given, aim)) / 2
+        if bool(kept.any()):
+            found["keep"] = self._kept(mllm, states[kept], wanted[kept], words=tokens[kept] != NO_TOKEN)
         found["norm"] = change.square().sum()
         weights = {"text": self.text, "image": self.image, "keep": self.keep, "norm": self.norm}
         total = torch.stack([weights[name] * value for name, value in found.items()]).sum()
         return {"loss": total, **found}
 
-
-def hidden_of(mllm: Any, stream: Tensor) -> Tensor:
-    """Last hidden states (P, H) of what enters the final norm."""
-    states = stream.to(mllm.device, mllm.dtype)
-    normed: Tensor = states if mllm.final_norm is None else mllm.final_norm(states)
-    return normed
+    @staticmethod
+    def _kept(mllm: Any, states: Tensor, wanted: Tensor, *, words: Tensor) -> Tensor:
+        """Half the hidden states' change, half the words' KL."""
+        before, after = (_logits(mllm, each[words]).log_softmax(-1) for each in (wanted, states))
+        apart = F.kl_div(after, before, log_target=True, reduction="sum") / max(1, int(words.sum()))
+        return (_relative(states, wanted) + apart) / 2
 
 
 def _logits(mllm: Any, states: Tensor) -> Tensor:

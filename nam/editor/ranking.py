@@ -15,31 +15,54 @@ from nam.types import Modality, Scores
 
 if TYPE_CHECKING:
     from nam.attribution import Work
+    from nam.mllm.base import MLLM
+    from nam.store import Run
 
 #: Mean scores and activations, by concept and modality.
 Means = Mapping[tuple[str, str], tuple[Tensor, Tensor]]
+
+
+def finished_run(folder: str | Path, method: str, *, mllm: MLLM | None = None) -> Run:
+    """A finished attribution run with scores of this method; of this model, where one is given.
+
+    Raises:
+        EditError: it is another kind of run, unfinished, of other methods, or of another model.
+        StoreError: it is no run, or damaged.
+    """
+    from nam.mllm.fingerprint import fingerprint
+    from nam.store import Run
+
+    run = Run(folder)
+    if not run.keys:
+        raise EditError(f"edit.run={folder} holds no scores: it must be a finished run of attribute.py")
+    if not run.finished:
+        raise EditError(f"edit.run={folder} has not come to its end: python attribute.py resume={folder}")
+    methods = sorted({name for _, _, name in run.keys})
+    if method not in methods:
+        raise EditError(
+            f"edit.run={folder} has scores of {', '.join(methods)}, not of {method}: set edit.method"
+        )
+    made, found = run.manifest.get("model", {}), None if mllm is None else fingerprint(mllm)
+    if mllm is not None and made.get("revision") != found:
+        raise EditError(
+            f"edit.run={folder} was made on {made.get('name')} with weights {made.get('revision')}, "
+            f"{mllm.name} has weights {found}: attribute that model, or load the other one"
+        )
+    return run
 
 
 def means_of_run(folder: str | Path, method: str) -> Means:
     """The means of a finished attribution run.
 
     Raises:
-        EditError: the run has no scores of this method.
-        StoreError: it is no run, or damaged.
+        EditError, StoreError: as `finished_run`.
     """
-    from nam.store import Run
-
-    run = Run(folder)
+    run = finished_run(folder, method)
     found = {}
     for concept, modality, name in run.keys:
         if name == method:
             means = run.scores(concept, modality, name)
             found[concept, modality] = (torch.from_numpy(means.scores), torch.from_numpy(means.activations))
-    if not found:
-        methods = sorted({name for _, _, name in run.keys}) or ["none"]
-        raise EditError(
-            f"edit.run={folder} has scores of {', '.join(methods)}, not of {method}: set edit.method"
-        )
     return found
 
 

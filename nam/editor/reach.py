@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -81,6 +81,7 @@ def progress(problem: Problem, reached: Reached, start: Reached) -> dict[str, fl
 
     Returns:
         `image_left`, `text_left`: share of the squared distance that is left (1 at the start, 0 at the end);
+        `drawn_left`: the same of the picture generator's conditioning, where there is one;
         `disturbed`: squared distance of what should stay, over the mean that is to be changed;
         `probability`: of the tokens that are to be said.
     """
@@ -89,6 +90,9 @@ def progress(problem: Problem, reached: Reached, start: Reached) -> dict[str, fl
         before = float(start.error(number))
         if before > 0:
             found[f"{role}_left"] = float(reached.error(number)) / before
+    drawn = drawn_left(problem, reached, start)
+    if drawn is not None:
+        found["drawn_left"] = drawn
     edited = start.roles != ROLES.index("keep")
     asked = ((start.wanted - start.stream) / start.scale).square().sum(1)[edited].mean()
     found["disturbed"] = float(reached.error(ROLES.index("keep")) / asked)
@@ -100,8 +104,27 @@ def progress(problem: Problem, reached: Reached, start: Reached) -> dict[str, fl
     return found
 
 
+def drawn_left(problem: Problem, reached: Reached, start: Reached) -> float | None:
+    """Share of the conditioning's squared distance that is left; None where no picture is to change."""
+    mllm: Any = problem.mllm
+    rows = start.roles == ROLES.index("image")
+    if not bool(rows.any()) or not hasattr(mllm, "conditioning"):
+        return None
+    count = next(len(case.rows("image")) for case in problem.cases if case.rows("image"))
+    wanted, now, before = (
+        mllm.conditioning(hidden_of(mllm, stream[rows]).unflatten(0, (-1, count))).float()
+        for stream in (start.wanted, reached.stream, start.stream)
+    )
+    return float((now - wanted).square().sum() / (before - wanted).square().sum().clamp(min=1e-12))
+
+
+def hidden_of(mllm: MLLM, stream: Tensor) -> Tensor:
+    """Last hidden states (N, H) of what enters the final norm."""
+    states, norm = stream.to(mllm.device, mllm.dtype), mllm.final_norm
+    normed: Tensor = states if norm is None else norm(states)
+    return normed
+
+
 def logits_of(mllm: MLLM, stream: Tensor) -> Tensor:
     """Logits (N, V) float32 of what enters the final norm (N, H)."""
-    norm = mllm.final_norm
-    hidden = stream.to(mllm.dtype) if norm is None else norm(stream.to(mllm.dtype))
-    return (hidden @ mllm.unembedding.T).float()
+    return (hidden_of(mllm, stream) @ mllm.unembedding.T).float()

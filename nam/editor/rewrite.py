@@ -40,7 +40,7 @@ class Rewrite(Solver):
 
     name: ClassVar[str] = "rewrite"
 
-    tau: float = 1e-3
+    tau: float = 0.1
     keep: float = 4.0
     budget: float | None = None
 

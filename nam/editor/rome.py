@@ -28,6 +28,7 @@ class Rome(Solver):
     """
 
     name: ClassVar[str] = "rome"
+    selects: ClassVar[bool] = False
 
     steps: int = 5
     layer: int | None = None

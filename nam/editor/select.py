@@ -84,10 +84,10 @@ def select(rankings: Mapping[Modality, Ranking], selection: Selection) -> Neuron
     missing = [modality for modality in selection.modalities if modality not in rankings]
     if missing:
         raise EditError(f"edit.select.kind={selection.kind} needs scores of the {' and the '.join(missing)}")
-    shape = next(iter(rankings.values())).scores.shape
-    allowed = _allowed(shape, selection.layers)
+    shape = _shape(next(iter(rankings.values())))
     if selection.by == "layer":
-        return _neurons(allowed.flatten().nonzero().squeeze(1), shape)
+        return layer_neurons(shape, selection.layers)
+    allowed = _allowed(shape, selection.layers)
     ranks = {m: _ranks(_values(rankings[m], selection.by), allowed) for m in selection.modalities}
     order = _order(ranks, selection)
     if len(order) < selection.k:
@@ -99,11 +99,37 @@ def select(rankings: Mapping[Modality, Ranking], selection: Selection) -> Neuron
     return _random_like(chosen, shape, seed=selection.seed) if selection.by == "random" else chosen
 
 
+def layer_neurons(shape: tuple[int, int], layers: tuple[int, int] | None) -> NeuronSet:
+    """Every neuron of the layers allowed.
+
+    Args:
+        shape: (L, d).
+        layers: First and last one; None for all.
+
+    Raises:
+        EditError: the model has no such layer.
+    """
+    return _neurons(_allowed(shape, layers).flatten().nonzero().squeeze(1), shape)
+
+
+def refuse_impossible(shape: tuple[int, int], selection: Selection) -> None:
+    """Raise EditError for a selection that a model of this shape (L, d) cannot have, whatever its ranking."""
+    room = int(_allowed(shape, selection.layers).sum())
+    if selection.by != "layer" and selection.k > room:
+        where = "" if selection.layers is None else f" in edit.select.layers={list(selection.layers)}"
+        raise EditError(f"edit.k={selection.k}, but the model has {room} neurons{where}: lower edit.k")
+
+
+def _shape(ranking: Ranking) -> tuple[int, int]:
+    layers, units = ranking.scores.shape
+    return layers, units
+
+
 def _values(ranking: Ranking, by: By) -> Tensor:
     return ranking.activations if by == "active" else ranking.scores
 
 
-def _allowed(shape: torch.Size, layers: tuple[int, int] | None) -> Tensor:
+def _allowed(shape: tuple[int, int], layers: tuple[int, int] | None) -> Tensor:
     allowed = torch.ones(shape, dtype=torch.bool)
     if layers is not None:
         if layers[1] >= shape[0]:
@@ -140,7 +166,7 @@ def _order(ranks: Mapping[Modality, Tensor], selection: Selection) -> Tensor:
     return order[rank[order] < 2 * size]
 
 
-def _random_like(chosen: NeuronSet, shape: torch.Size, *, seed: int) -> NeuronSet:
+def _random_like(chosen: NeuronSet, shape: tuple[int, int], *, seed: int) -> NeuronSet:
     """As many others of each layer; of the same ones where a layer has not enough others."""
     rng = np.random.default_rng(seed)
     found: list[Neuron] = []
@@ -151,5 +177,5 @@ def _random_like(chosen: NeuronSet, shape: torch.Size, *, seed: int) -> NeuronSe
     return NeuronSet.of(found)
 
 
-def _neurons(flat: Tensor, shape: torch.Size) -> NeuronSet:
+def _neurons(flat: Tensor, shape: tuple[int, int]) -> NeuronSet:
     return NeuronSet.of(Neuron(index // shape[1], index % shape[1]) for index in flat.tolist())

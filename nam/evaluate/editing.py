@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-from nam.data.edits import Asked, ScenePairs
-from nam.editor.cases import streams_of
-from nam.editor.reach import logits_of
+from nam.data.edits import Asked, PromptKind, ScenePairs
+from nam.evaluate.edit_reading import drift
 from nam.types import Generation
 from nam.world.language import parse
 from nam.world.scene import NOUNS
@@ -19,6 +17,8 @@ from nam.world.scene import NOUNS
 if TYPE_CHECKING:
     from nam.evaluate.judge import Judge, Verdict
     from nam.mllm.base import MLLM
+
+__all__ = ["EditPrompts", "Seen", "ask", "drift", "matrix", "measure", "observe", "pixel_change"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,76 +98,69 @@ def ask(mllm: MLLM, asked: Sequence[Asked], judge: Judge, *, batch: int = 32) ->
 def measure(
     before: Sequence[Seen], after: Sequence[Seen], *, source: str, target: str
 ) -> dict[str, float | None]:
-    """Shares (0 to 1) of prompts; None where there is none to judge by.
+    """Means over prompts of what `observe` sees; None where there is none to judge by."""
+    found = observe(before, after, source=source, target=target)
+    return {name: float(np.mean(values)) if values else None for name, values in found.items()}
 
-    Efficacy: `drawn`, `said` (the target and not the source). Generality: `caption_said`. Portability:
-    `colour_kept`, `place_kept` (of the target's pictures), `riddle_said`, `riddle_drawn`. What was there
-    before: names that end in `_before`. Of the source: `words_kept`, `picture_kept`. Locality, over every
-    other thing: `others_drawn` (same things), `others_scene` (same things, colours and place), `others_text`
-    (same words), `others_caption`, `others_riddle`, and `others_pixels` (mean |change|, 0 to 1).
+
+def observe(
+    before: Sequence[Seen], after: Sequence[Seen], *, source: str, target: str
+) -> dict[str, list[float]]:
+    """One value a prompt: 1 or 0, but for `others_pixels`.
+
+    Efficacy: `drawn`, `said` (the target and not the source), `source_drawn`, `source_said`. Generality:
+    `caption_said`. Portability: `colour_kept`, `place_kept` (of the target's pictures); of riddles about the
+    source, whether the target is the answer, `riddle_said`, `riddle_drawn`, or the source still is,
+    `riddle_source_said`, `riddle_source_drawn`. What was there before: names that end in `_before`. The leak
+    into the other modality, or none: of the source, `words_kept`, `caption_kept`, `riddle_kept` (same
+    words), `picture_kept` (same things drawn). Locality, over every other thing: `others_drawn` (same
+    things), `others_scene` (same things, colours and place), `others_text` (same words), `others_caption`,
+    `others_riddle`, and `others_pixels` (mean |change|, 0 to 1).
     """
-    rows = list(zip(before, after, strict=True))
-    mine = [(b, a) for b, a in rows if b.asked.noun == source]
-    rest = [(b, a) for b, a in rows if b.asked.noun != source]
-    draws = [(b, a) for b, a in mine if b.asked.kind == "draw"]
+    pairs = list(zip(before, after, strict=True))
+    mine = [(b, a) for b, a in pairs if b.asked.noun == source]
+    rest = [(b, a) for b, a in pairs if b.asked.noun != source]
+    return {**_of_source(mine, source, target), **_of_others(rest)}
+
+
+def _of_source(pairs: Sequence[tuple[Seen, Seen]], source: str, target: str) -> dict[str, list[float]]:
+    draws, captions = _kind(pairs, "draw"), _kind(pairs, "caption")
+    riddles, drawn = _kind(pairs, "riddle"), _kind(pairs, "draw_riddle")
     turned = [(b, a) for b, a in draws if target in a.drawn and source not in a.drawn]
-    elsewhere = [(b, a) for b, a in rest if b.asked.kind == "draw"]
-
-    def of(kind: str) -> list[tuple[Seen, Seen]]:
-        return [(b, a) for b, a in mine if b.asked.kind == kind]
-
     return {
-        "drawn": share(target in a.drawn and source not in a.drawn for _, a in draws),
-        "drawn_before": share(source in b.drawn for b, _ in draws),
-        "said": share(target in a.said and source not in a.said for _, a in draws),
-        "said_before": share(source in b.said for b, _ in draws),
-        "caption_said": share(target in a.said and source not in a.said for _, a in of("caption")),
-        "colour_kept": share(_thing(a, target) == b.asked.colour for b, a in turned),
-        "colour_before": share(_thing(b, source) == b.asked.colour for b, _ in draws),
-        "place_kept": share(a.verdict is not None and a.verdict.place == b.asked.place for b, a in turned),
-        "riddle_said": share(target in a.said for _, a in of("riddle")),
-        "riddle_drawn": share(target in a.drawn for _, a in of("draw_riddle")),
-        "words_kept": share(b.generation.text == a.generation.text for b, a in draws),
-        "picture_kept": share(b.drawn == a.drawn for b, a in draws),
-        "others_drawn": share(b.drawn == a.drawn for b, a in elsewhere),
-        "others_scene": share(_scene(b) == _scene(a) for b, a in elsewhere),
-        "others_text": share(b.generation.text == a.generation.text for b, a in elsewhere),
-        "others_caption": share(
-            b.generation.text == a.generation.text for b, a in rest if b.asked.kind == "caption"
-        ),
-        "others_riddle": share(b.said == a.said for b, a in rest if b.asked.kind == "riddle"),
-        "others_pixels": _mean([_pixels(b, a) for b, a in elsewhere]),
+        "drawn": _flags(target in a.drawn and source not in a.drawn for _, a in draws),
+        "drawn_before": _flags(source in b.drawn for b, _ in draws),
+        "source_drawn": _flags(source in a.drawn for _, a in draws),
+        "said": _flags(target in a.said and source not in a.said for _, a in draws),
+        "source_said": _flags(source in a.said for _, a in draws),
+        "said_before": _flags(source in b.said for b, _ in draws),
+        "caption_said": _flags(target in a.said and source not in a.said for _, a in captions),
+        "caption_before": _flags(source in b.said for b, _ in captions),
+        "colour_kept": _flags(_thing(a, target) == b.asked.colour for b, a in turned),
+        "colour_before": _flags(_thing(b, source) == b.asked.colour for b, _ in draws),
+        "place_kept": _flags(a.verdict is not None and a.verdict.place == b.asked.place for b, a in turned),
+        "riddle_said": _flags(target in a.said for _, a in riddles),
+        "riddle_source_said": _flags(source in a.said for _, a in riddles),
+        "riddle_before": _flags(source in b.said for b, _ in riddles),
+        "riddle_drawn": _flags(target in a.drawn for _, a in drawn),
+        "riddle_source_drawn": _flags(source in a.drawn for _, a in drawn),
+        "riddle_drawn_before": _flags(source in b.drawn for b, _ in drawn),
+        "words_kept": _same_words(draws),
+        "caption_kept": _same_words(captions),
+        "riddle_kept": _same_words(riddles),
+        "picture_kept": _flags(b.drawn == a.drawn for b, a in draws),
     }
 
 
-def drift(mllm: MLLM, seen: Sequence[Seen], before: Sequence[Tensor], *, source: str) -> dict[str, Any]:
-    """How the model, as it is now, reads the answers that it gave before: the same words, so that what
-    moves is the neurons' doing and not that of other words in front.
-
-    Args:
-        mllm: The edited model.
-        seen: The answers before.
-        before: What entered the final norm then, as `streams_of` gives it.
-        source: The thing that was edited.
-
-    Returns:
-        For `source` and `others`: `kl` of the words (nats), `top1` agreement, and `img`, the change of the
-        states that draw over their size.
-    """
-    after = streams_of(mllm, [one.generation for one in seen])
-    found: dict[str, dict[str, list[float]]] = {
-        g: {"kl": [], "top1": [], "img": []} for g in ("source", "others")
-    }
-    for one, old, new in zip(seen, before, after, strict=True):
-        group = found["source" if one.asked.noun == source else "others"]
-        words = len(one.generation.answer_ids) + 1
-        p, q = (logits_of(mllm, x[:words].to(mllm.device)).log_softmax(-1) for x in (old, new))
-        group["kl"].append(float((p.exp() * (p - q)).sum(-1).mean()))
-        group["top1"].append(float((p.argmax(-1) == q.argmax(-1)).float().mean()))
-        if len(one.generation.spans.img):
-            group["img"].append(float((new[words:] - old[words:]).norm() / old[words:].norm()))
+def _of_others(pairs: Sequence[tuple[Seen, Seen]]) -> dict[str, list[float]]:
+    draws = _kind(pairs, "draw")
     return {
-        f"{group}_{name}": _mean(values) for group, names in found.items() for name, values in names.items()
+        "others_drawn": _flags(b.drawn == a.drawn for b, a in draws),
+        "others_scene": _flags(_scene(b) == _scene(a) for b, a in draws),
+        "others_text": _same_words(draws),
+        "others_caption": _same_words(_kind(pairs, "caption")),
+        "others_riddle": _flags(b.said == a.said for b, a in _kind(pairs, "riddle")),
+        "others_pixels": [pixel_change(b, a) for b, a in draws],
     }
 
 
@@ -189,13 +182,16 @@ def matrix(seen: Sequence[Seen]) -> dict[str, dict[str, float]]:
     return table
 
 
-def share(found: Any) -> float | None:
-    """Share of the true ones; None of an empty sequence."""
-    return _mean([float(value) for value in found])
+def _kind(pairs: Sequence[tuple[Seen, Seen]], kind: PromptKind) -> list[tuple[Seen, Seen]]:
+    return [(before, after) for before, after in pairs if before.asked.kind == kind]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
+def _flags(found: Iterable[bool]) -> list[float]:
+    return [float(value) for value in found]
+
+
+def _same_words(pairs: Sequence[tuple[Seen, Seen]]) -> list[float]:
+    return _flags(before.generation.text == after.generation.text for before, after in pairs)
 
 
 def _thing(seen: Seen, noun: str) -> str | None:
@@ -209,7 +205,8 @@ def _scene(seen: Seen) -> object:
     return {noun: colour for noun, (colour, _) in seen.verdict.things.items()}, seen.verdict.place
 
 
-def _pixels(before: Seen, after: Seen) -> float:
+def pixel_change(before: Seen, after: Seen) -> float:
+    """Mean |change| of two pictures, 0 to 1; 1 where only one of them was drawn."""
     if before.generation.image is None or after.generation.image is None:
         return 0.0 if before.generation.image is after.generation.image else 1.0
     one, other = (np.asarray(x.generation.image, dtype=float) / 255 for x in (before, after))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from nam.checks import expect
 from nam.errors import InputError
 from nam.mllm import ffn
 from nam.mllm.layout import Layout
@@ -49,7 +50,12 @@ class MLLM(nn.Module, ABC):
         name: What reports call it.
         language_model: A decoder-only transformers model with a language-model head.
         tokenizer: Its tokenizer, with every token that the model reads.
+
+    Attributes:
+        draws: Whether its family can draw pictures; False for one that answers in words alone.
     """
+
+    draws: ClassVar[bool] = True
 
     def __init__(self, *, name: str, language_model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -86,13 +92,12 @@ class MLLM(nn.Module, ABC):
         Raises:
             InputError: a sample or a setting that the model cannot take; the message names the sample.
         """
-        with record or nullcontext():
-            try:
-                return self._answer(
-                    samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance
-                )
-            finally:
-                self.announce(None)
+        if not (isinstance(draw, bool) or (isinstance(draw, str) and draw == "auto")):
+            raise InputError(f'draw must be "auto", True or False, got {draw!r}')
+        with self._watched(record):
+            return self._answer(
+                samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance
+            )
 
     def replay(self, generations: Sequence[Generation], *, record: Record = None) -> Replayed:
         """One forward pass over finished generations; differentiable when gradients are enabled.
@@ -106,9 +111,17 @@ class MLLM(nn.Module, ABC):
         """
         if not generations:
             raise InputError("expected at least one generation to replay")
+        with self._watched(record):
+            return self._replay(generations)
+
+    @contextmanager
+    def _watched(self, record: Record) -> Iterator[None]:
+        """Forward passes that `record` sees; no layout stays announced behind them."""
+        if record is not None:
+            expect(AbstractContextManager, record, "record: expected a recorder, as nam.hooks.Recorder(mllm)")
         with record or nullcontext():
             try:
-                return self._replay(generations)
+                yield
             finally:
                 self.announce(None)
 
@@ -161,7 +174,12 @@ class MLLM(nn.Module, ABC):
         for row in range(count):
             one = {key: value[row] if key in lengths else value for key, value in given.items()}
             samples.append(
-                Sample(id=str(row), prompt=one["prompt"] or "", image=one["image"], seed=one["seed"])
+                Sample(
+                    id=str(row),
+                    prompt="" if one["prompt"] is None else one["prompt"],
+                    image=one["image"],
+                    seed=one["seed"],
+                )
             )
         answers = self.generate_batch(
             samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance, record=record

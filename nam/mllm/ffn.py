@@ -8,7 +8,7 @@ accessors and verified before anything runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Name, inside a decoder layer, of the linear whose input is the activation.
-VALUE_LINEARS = ("fc2", "mlp.down_proj")
+VALUE_LINEARS = ("fc2", "mlp.down_proj", "mlp.fc2", "mlp.c_proj")
+
+#: Name, inside a decoder layer, of a norm between that linear and the residual stream (Gemma 3, GLM-4).
+NORMS_BETWEEN = ("post_feedforward_layernorm", "post_mlp_layernorm")
+
+#: Name, in a text config, of a factor between the two (Granite).
+FACTOR_BETWEEN = "residual_multiplier"
 
 #: Name, inside a decoder, of the norm between the residual stream and the unembedding.
-FINAL_NORMS = ("final_layer_norm", "norm")
+FINAL_NORMS = ("final_layer_norm", "norm", "final_layernorm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +38,15 @@ class FfnSite:
         layer: From 0.
         name: Path of `linear` inside the language model.
         linear: The linear whose input is the activation: weight (H, d).
+        between: The norm that what it writes goes through before the residual stream; None for none.
+        factor: What it is multiplied by on that way.
     """
 
     layer: int
     name: str
     linear: nn.Linear
+    between: nn.Module | None = None
+    factor: float = 1.0
 
     @property
     def width(self) -> int:
@@ -48,12 +58,18 @@ class FfnSite:
         """Value vectors as columns, (H, d): the weight itself, not a copy."""
         return self.linear.weight
 
+    @property
+    def straight(self) -> bool:
+        """Whether what the linear writes arrives in the residual stream as it is."""
+        return self.between is None and self.factor == 1
+
 
 def find_sites(language_model: PreTrainedModel) -> tuple[FfnSite, ...]:
     """The FFN sites of a decoder-only language model, one a layer.
 
     Raises:
-        ModelError: a layer has no such linear, or its width is not what the model's config says.
+        ModelError: a layer has no such linear, its FFN is a mixture of experts, or its width is not what the
+            model's config says.
     """
     decoder = language_model.get_decoder()
     config = language_model.config.get_text_config(decoder=True)
@@ -63,6 +79,7 @@ def find_sites(language_model: PreTrainedModel) -> tuple[FfnSite, ...]:
         raise ModelError(f"{type(decoder).__name__} should have {expected} layers in `.layers` and has not")
     paths = {id(module): name for name, module in language_model.named_modules()}
     width = getattr(config, "ffn_dim", None) or getattr(config, "intermediate_size", None)
+    factor = getattr(config, FACTOR_BETWEEN, None)
     sites = []
     for index, layer in enumerate(layers):
         linear = _value_linear(layer)
@@ -72,7 +89,9 @@ def find_sites(language_model: PreTrainedModel) -> tuple[FfnSite, ...]:
                 f"{paths[id(linear)]}: expected {width} neurons writing {config.hidden_size} dimensions, "
                 f"got a weight of shape {shape}"
             )
-        sites.append(FfnSite(index, paths[id(linear)], linear))
+        between = next((getattr(layer, name) for name in NORMS_BETWEEN if hasattr(layer, name)), None)
+        found = FfnSite(index, paths[id(linear)], linear, between, 1.0 if factor is None else float(factor))
+        sites.append(found)
     return tuple(sites)
 
 
@@ -95,7 +114,7 @@ def unembedding(language_model: PreTrainedModel) -> Tensor:
     Raises:
         ModelError: the model has no linear output embedding of its hidden size.
     """
-    head = language_model.get_output_embeddings()
+    head: Any = language_model.get_output_embeddings()
     hidden = language_model.config.get_text_config(decoder=True).hidden_size
     if not isinstance(head, nn.Linear) or head.in_features != hidden:
         raise ModelError(f"expected a linear unembedding of {hidden} dimensions, got {head}")
@@ -103,6 +122,12 @@ def unembedding(language_model: PreTrainedModel) -> Tensor:
 
 
 def _value_linear(layer: nn.Module) -> nn.Linear:
+    experts = next((name for name, _ in layer.named_modules() if name.rpartition(".")[2] == "experts"), None)
+    if experts is not None:
+        raise ModelError(
+            f"the FFN of {type(layer).__name__} is a mixture of experts ({experts}), whose neurons are not "
+            "supported; choose a dense model of the family"
+        )
     linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
     for name in VALUE_LINEARS:
         if name in linears:

@@ -155,8 +155,6 @@ class GILL(MLLM):
         steps: int | None,
         guidance: float | None,
     ) -> list[Generation]:
-        if draw not in ("auto", True, False):
-            raise InputError(f'draw must be "auto", True or False, got {draw!r}')
         settings = None if draw is False else self.diffusion.settings(steps=steps, guidance=guidance)
         requests = read_samples(
             samples, codec=self.codec, context=self.context, max_new_tokens=max_new_tokens

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nam.checks import whole
 from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.config import GillConfig
 from nam.mllm.diffusion import Diffusion
@@ -57,7 +58,7 @@ def read_gill(
 
     Raises:
         ModelError: the folder or a part is missing, damaged or of other sizes.
-        ConfigError: an unknown dtype, device or glue.
+        ConfigError: an unknown dtype, device or glue, or steps that are no integer of at least 1.
     """
     from transformers import AutoModelForCausalLM
 
@@ -65,6 +66,8 @@ def read_gill(
         raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
     if glue not in ("load", "new"):
         raise ConfigError(f'mllm.glue must be "load" or "new", got {glue!r}')
+    if steps is not None:
+        steps = whole("mllm.steps", steps, least=1, error=ConfigError)
     path = weights_folder(folder)
     changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
     config = dataclasses.replace(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nam.checks import expect
 from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.base import MLLM
 from nam.mllm.config import CONFIG_FILE, read_json
@@ -24,7 +26,7 @@ def load(name: str | Path = "tiny_gill", **overrides: Any) -> MLLM:
         overrides: Instead of the config's values, such as `device="cuda"` or `sampler="ddim"`.
 
     Raises:
-        ConfigError: no such config (the nearest names are given), or an unknown override.
+        ConfigError: no such config (the nearest names are given), or an override that is unknown or wrong.
         ModelError: weights are missing or damaged.
     """
     settings = settings_of(name)
@@ -43,18 +45,29 @@ def settings_of(name: str | Path) -> dict[str, Any]:
         ConfigError: neither exists, or the file is no config of a model.
         ModelError: the folder holds no model of a known family.
     """
+    if not isinstance(name, os.PathLike):
+        expect(str, name, "mllm: expected the name of a config or a model's folder", error=ConfigError)
     folder = configs_folder() / "mllm"
-    known = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    files = sorted(folder.rglob("*.yaml"))
+    known = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
     if str(name) in known:
         return _read_yaml(known[str(name)])
     path = Path(name).expanduser()
     if path.is_dir():
         family = read_json(path / CONFIG_FILE).get("model_type")
+        if _is_of_transformers(family):
+            return {"_target_": "nam.mllm.vlm_folder.read_vlm", "id": path}
         if family not in FAMILIES:
             hint = nearest(str(family), FAMILIES)
             raise ModelError(f"{path / CONFIG_FILE}: model_type {family!r} is unknown ({hint})")
         return {"_target_": FAMILIES[family], "folder": path}
     raise ConfigError(f"mllm={name} is neither a config ({nearest(str(name), known)}) nor a folder")
+
+
+def _is_of_transformers(family: Any) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return family in CONFIG_MAPPING
 
 
 def target(dotted: str) -> Callable[..., MLLM]:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nam.errors import ModelError
+from nam.mllm.ffn import FACTOR_BETWEEN, NORMS_BETWEEN
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
+    from nam.mllm.ffn import FfnSite
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +59,19 @@ class HeldNorm:
         return self.fold(directions) / self.scale(stream)
 
 
-def read_final_norm(mllm: MLLM) -> HeldNorm:
+def read_final_norm(mllm: MLLM, *, straight: bool = True) -> HeldNorm:
     """The model's final norm.
+
+    Args:
+        mllm: The model.
+        straight: Refuse models with a norm or a factor between FFN and residual stream; False for those who
+            pass value vectors through it (`arriving`, `pulled_back`).
 
     Raises:
         ModelError: neurons do not write straight into a stream that this norm reads (post-norm models such as
             OPT-350m, norms or multipliers between FFN and residual), or its class is unknown.
     """
-    _check_residual(mllm)
+    _check_residual(mllm, straight=straight)
     try:
         return read_norm(cast(nn.Module, mllm.final_norm), like=mllm.unembedding)
     except ModelError as error:
@@ -100,15 +107,46 @@ def read_norm(module: nn.Module, *, like: Tensor) -> HeldNorm:
     return norm
 
 
-def _check_residual(mllm: MLLM) -> None:
+def arriving(site: FfnSite, vectors: Tensor) -> Tensor:
+    """Value vectors (n, H) as they arrive in the residual stream, but for the scale of each position.
+
+    Where a norm stands between the two, what a neuron adds at a position is this times its activation over
+    the norm's scale there, which is positive.
+    """
+    if site.between is not None:
+        norm = read_norm(site.between, like=site.value_vectors.T)
+        vectors = norm.centre(vectors) * norm.gain.to(vectors)
+    return vectors if site.factor == 1 else vectors * site.factor
+
+
+def pulled_back(site: FfnSite, directions: Tensor, activations: Tensor) -> Tensor:
+    """Directions in the residual stream, pulled back to what the value linear of a layer writes.
+
+    With them, a <W_out[:, k], direction> is what neuron k adds along the direction in the stream, the scale
+    of a norm in between held at each position's own.
+
+    Args:
+        site: The layer's FFN.
+        directions: One a position, (P, H), in float32 or finer.
+        activations: Of all its neurons at these positions, (P, d).
+    """
+    if site.between is not None:
+        norm = read_norm(site.between, like=site.value_vectors.T)
+        bias = None if site.linear.bias is None else site.linear.bias.detach().to(activations)
+        written = nn.functional.linear(activations, site.value_vectors.detach().to(activations), bias)
+        directions = norm.pull(directions, written.to(directions))
+    return directions if site.factor == 1 else directions * site.factor
+
+
+def _check_residual(mllm: MLLM, *, straight: bool) -> None:
     decoder = mllm.language_model.get_decoder()
     config = mllm.language_model.config.get_text_config(decoder=True)
     if mllm.final_norm is None or getattr(config, "do_layer_norm_before", True) is False:
         raise ModelError(f"norm=fold cannot be used with the post-norm model {mllm.name}; set norm=ignore")
-    between = next((n for n in ("post_feedforward_layernorm",) if hasattr(decoder.layers[0], n)), None)
-    if getattr(config, "residual_multiplier", None) not in (None, 1, 1.0):
-        between = "residual_multiplier"
-    if between is not None:
+    between = next((name for name in NORMS_BETWEEN if hasattr(decoder.layers[0], name)), None)
+    if getattr(config, FACTOR_BETWEEN, None) not in (None, 1, 1.0):
+        between = FACTOR_BETWEEN
+    if straight and between is not None:
         raise ModelError(
             f"norm=fold: {between} stands between FFN and residual stream of {mllm.name}; set norm=ignore"
         )

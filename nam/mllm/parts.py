@@ -52,55 +52,70 @@ def freeze(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def read_pretrained(model_class: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A transformers or diffusers model from its `save_pretrained` folder.
+def read_pretrained(
+    model_class: Any, source: Path | str, dtype: torch.dtype, *, revision: str | None = None
+) -> nn.Module:
+    """A transformers or diffusers model from its `save_pretrained` folder, or by its hub id.
 
     Args:
         model_class: The class.
-        folder: Holds `config.json` and safetensors files, in any precision.
+        source: A folder (a path), which holds `config.json` and safetensors files in any precision; or a hub
+            id (a string).
         dtype: What the weights become.
+        revision: Of a hub id.
 
     Raises:
         ModelError: the folder or its weights are missing, damaged, incomplete or of other sizes.
     """
-    require_weights(folder)
-    is_diffusers: bool = model_class.__module__.startswith("diffusers")
-    settings = {"torch_dtype": dtype, "low_cpu_mem_usage": False} if is_diffusers else {"dtype": dtype}
+    settings = _where(source, revision)
+    if isinstance(source, Path):
+        require_weights(source)
+    if model_class.__module__.startswith("diffusers"):
+        settings |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    else:
+        settings["dtype"] = dtype
     try:
         with quiet_hub():
             model, info = model_class.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings
+                source, use_safetensors=True, output_loading_info=True, **settings
             )
     except Exception as error:  # the two libraries and safetensors raise a dozen types on damaged weights
-        raise ModelError(f"cannot read {model_class.__name__} from {folder}: {error}") from error
+        raise ModelError(f"cannot read {model_class.__name__} from {source}: {error}") from error
     for problem in ("missing_keys", "mismatched_keys"):
         if info[problem]:
             names = ", ".join(sorted(map(str, info[problem]))[:3])
             raise ModelError(
-                f"{folder} does not hold a whole {type(model).__name__}: "
+                f"{source} does not hold a whole {type(model).__name__}: "
                 f"{len(info[problem])} {problem.replace('_', ' ')}, first {names}"
             )
     whole: nn.Module = model
     return whole
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a `save_pretrained` folder.
+def read_tokenizer(source: Path | str, *, revision: str | None = None) -> Any:
+    """The tokenizer in a `save_pretrained` folder (a path), or of a hub id (a string).
 
     Raises:
         ModelError: there is none, or it is damaged.
     """
     from transformers import AutoTokenizer
 
-    if not folder.is_dir():
-        raise ModelError(f"missing weights: there is no folder {folder}")
-    if not (folder / "tokenizer_config.json").is_file():
-        raise ModelError(f"no tokenizer in {folder}: tokenizer_config.json is missing")
+    if isinstance(source, Path):
+        if not source.is_dir():
+            raise ModelError(f"missing weights: there is no folder {source}")
+        if not (source / "tokenizer_config.json").is_file():
+            raise ModelError(f"no tokenizer in {source}: tokenizer_config.json is missing")
     try:
         with quiet_hub():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            return AutoTokenizer.from_pretrained(source, **_where(source, revision))
     except Exception as error:  # damaged files surface as JSON, tokenizers and import errors alike
-        raise ModelError(f"cannot read the tokenizer in {folder}: {error}") from error
+        raise ModelError(f"cannot read the tokenizer in {source}: {error}") from error
+
+
+def _where(source: Path | str, revision: str | None) -> dict[str, Any]:
+    if isinstance(source, Path):
+        return {"local_files_only": True}
+    return {} if revision is None else {"revision": revision}
 
 
 def require_weights(folder: Path) -> None:

@@ -29,7 +29,7 @@ def read_picture(source: Picture) -> Image.Image:
     """The picture as 8-bit RGB, upright; transparent parts become white.
 
     Raises:
-        InputError: it cannot be read, is empty, too large, or an array of another type or shape.
+        InputError: it cannot be read, is a URL, is empty, too large, or an array of another type or shape.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -37,7 +37,7 @@ def read_picture(source: Picture) -> Image.Image:
         return _to_rgb(source, name="the picture")
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"expected a picture as path, PIL image or uint8 array, got {type(source).__name__}")
-    path = Path(source)
+    path = local_path(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
@@ -49,6 +49,20 @@ def read_picture(source: Picture) -> Image.Image:
         raise InputError(f"{path} is too large: {error} (at most {MAX_PIXELS:,} are read)") from error
     except OSError as error:
         raise InputError(f"cannot read the picture {path}: {error}") from error
+
+
+def local_path(source: str | os.PathLike[str]) -> Path:
+    """The path of a file on this machine.
+
+    Raises:
+        InputError: it is empty, or a URL.
+    """
+    text = os.fspath(source)
+    if not text.strip():
+        raise InputError("no picture: its path is empty")
+    if "://" in text or text.startswith("data:"):
+        raise InputError(f"URLs are not read: download {text[:80]} first and give the path of the file")
+    return Path(text)
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:

@@ -88,14 +88,16 @@ class PromptCodec:
         return EncodedPrompt(words, (self.bos_id, *[PICTURE_ID] * n_picture, *text_ids), n_picture)
 
     def _word_ids(self, words: str) -> list[int]:
-        encoded = self.tokenizer(words, add_special_tokens=False, return_offsets_mapping=True)
+        # verbose=False: a prompt beyond the context is refused later, by an error of ours.
+        encoded = self.tokenizer(words, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids: list[int] = encoded["input_ids"]
         pieces = [words[start:stop] for start, stop in encoded["offset_mapping"]]
         unknown = dict.fromkeys(
             piece for piece, id_ in zip(pieces, ids, strict=True) if id_ == self.tokenizer.unk_token_id
         )
         if unknown:
-            vocabulary = set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)
+            known = set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)
+            vocabulary = {token for token in known if any(map(str.isalpha, token))}
             found = "; ".join(f"{word!r} ({nearest(word.lower(), vocabulary)})" for word in unknown)
             raise InputError(f"the prompt has words that this model does not know: {found}")
         reserved = [piece for piece, id_ in zip(pieces, ids, strict=True) if id_ in self._special]

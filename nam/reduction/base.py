@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nam.errors import InputError, ScoreError
 from nam.hooks import Recorded
-from nam.mllm.norm import read_final_norm
+from nam.mllm.norm import pulled_back, read_final_norm
 from nam.reduction.reading import Reading
 from nam.types import Concept, Generation, Scores, Target
 
@@ -80,7 +80,7 @@ class Context:
         directions = self.after_norm(region=region)
         if norm == "ignore":
             return directions
-        folded = read_final_norm(self.mllm)
+        folded = read_final_norm(self.mllm, straight=False)
         if self.stream is None:
             raise InputError("norm=fold needs what enters the final norm, which was not recorded")
         return folded.pull(directions, self.stream)
@@ -183,8 +183,12 @@ def contributions_of(contexts: Sequence[Context], directions: Sequence[Tensor]) 
     sites, rows = contexts[0].mllm.ffn_sites, torch.cat(list(directions))
     found = rows.new_empty(len(sites), len(rows), sites[0].width)
     for site, out in zip(sites, found, strict=True):
+        along = rows
+        if not site.straight:
+            activations = torch.cat([context.activations[site.layer] for context in contexts])
+            along = pulled_back(site, rows, activations)
         # One product a layer for all directions; half-precision weights are widened one layer at a time.
-        torch.mm(rows, site.value_vectors.detach().to(rows), out=out)
+        torch.mm(along, site.value_vectors.detach().to(rows), out=out)
     parts = found.split([len(one) for one in directions], dim=1)
     return [part.mul_(context.activations) for part, context in zip(parts, contexts, strict=True)]
 
@@ -198,6 +202,9 @@ def contributions_at(
     """
     if not contexts:
         return []
+    if not all(site.straight for site in contexts[0].mllm.ffn_sites):
+        # The scale of a norm behind the FFN takes every neuron of the layer.
+        return [s * mask for s, mask in zip(contributions_of(contexts, directions), masks, strict=True)]
     chosen = torch.stack([mask.any(1) for mask in masks]).any(0)
     layers, units = chosen.nonzero(as_tuple=True)
     of_layer = units.split(chosen.sum(1).tolist())

@@ -21,7 +21,8 @@ def once(mllm: MLLM, name: Hashable, compute: Callable[[], T]) -> T:
     """What `compute` gives, kept for as long as the model lives and its weights stay.
 
     Args:
-        mllm: The model. Its unembedding, final norm and value vectors are watched, and no other weight.
+        mllm: The model. Its unembedding, final norm, value vectors and the norms behind them are watched, and
+            no other weight.
         name: What is computed.
         compute: Gives it; it may take part in no gradient.
     """
@@ -39,5 +40,6 @@ def _state(mllm: MLLM) -> tuple[object, ...]:
     """What changes when a weight is written: PyTorch counts the writes to each tensor."""
     norm = mllm.final_norm
     weights = [mllm.unembedding, *(site.linear.weight for site in mllm.ffn_sites)]
-    weights += [] if norm is None else list(norm.parameters())
+    norms = [norm, *(site.between for site in mllm.ffn_sites)]
+    weights += [weight for one in norms if one is not None for weight in one.parameters()]
     return tuple((weight.data_ptr(), weight.device, weight._version) for weight in weights)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from nam.mllm.norm import HeldNorm, read_final_norm
+from nam.mllm.norm import HeldNorm, arriving, read_final_norm
 from nam.reduction.constants import once
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
     """The token with the largest ("top") or smallest logit under each neuron's value vector, (L, d) int64.
 
     A property of the weights alone: it is found once for a model, and again when the weights have changed.
-    The position's scale of a folded norm is positive and cannot change it.
+    The position's scale of a norm, folded or behind the FFN, is positive and cannot change it.
     """
 
     def search() -> Tensor:
         began = time.perf_counter()
-        folded = read_final_norm(mllm) if norm == "fold" else None
+        folded = read_final_norm(mllm, straight=False) if norm == "fold" else None
         found = _search(mllm, folded, sign=1 if end == "top" else -1)
         if (spent := time.perf_counter() - began) > 1:
             log.info("the first word of every neuron took %.1f s, once for the model", spent)
@@ -48,7 +48,7 @@ def _search(mllm: MLLM, norm: HeldNorm | None, *, sign: int) -> Tensor:
     dtype = torch.promote_types(unembedding.dtype, torch.float32)
     found = []
     for site in mllm.ffn_sites:
-        vectors = sign * site.value_vectors.T.to(dtype)
+        vectors = sign * arriving(site, site.value_vectors.T.to(dtype))
         if norm is not None:
             # <centre(gain * u), w> = <u, gain * centre(w)>: done once, on the value vectors.
             vectors = norm.centre(vectors) * norm.gain

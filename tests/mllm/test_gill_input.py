@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from nam.errors import InputError
+from nam.hooks import Recorder
 from nam.mllm.gill import GILL
 from nam.mllm.pictures import read_picture, to_picture, to_pixels
 
@@ -30,9 +31,25 @@ def pixels(picture: Image.Image) -> torch.Tensor:
         ({"prompt": "dog " * 80}, "has 82 tokens .* at most 55 fit, because the context of 64"),
         ({"prompt": ["a dog", "a xylophone"]}, "sample 1: .*'xylophone'"),
         ({"prompt": ["a dog"], "seed": [1, 2]}, "expected lists of one length, got prompt 1, seed 2"),
-        ({"prompt": 3}, "expected a prompt in words, got int"),
+        ({"prompt": 3}, "expected a prompt in words, got 3$"),
         ({"prompt": "a dog", "seed": -1}, "seed must be an integer from 0"),
+        ({"prompt": 0}, "expected a prompt in words, got 0$"),
+        ({"prompt": np.array(["a dog", "a cat"])}, "expected a prompt in words, got ndarray"),
+        ({"prompt": "a xylophone"}, r"'xylophone' \(choose from a, \w+, \w+, "),
         ({"prompt": "a dog", "seed": 0.5}, "seed must be an integer"),
+        ({"prompt": "a dog", "seed": True}, "seed must be an integer from 0 .* got True"),
+        ({"prompt": "a dog", "seed": np.int64(-1)}, r"seed must be .* got np\.int64\(-1\)"),
+        ({"prompt": "a dog", "seed": 2**63}, "seed must be an integer from 0 to 9223372036854775807"),
+        ({"prompt": "a dog", "max_new_tokens": 2.0}, "max_new_tokens must be an integer of at least 1"),
+        ({"prompt": "a dog", "record": 3}, "record: expected a recorder, .* got 3"),
+        ({"prompt": "a dog", "record": Recorder}, "record: expected a recorder, .* got the class Recorder"),
+        ({"prompt": "a dog", "draw": 1}, 'draw must be "auto", True or False, got 1'),
+        ({"prompt": "a dog", "draw": None}, "draw must be .* got None"),
+        ({"prompt": "a dog", "draw": np.array([1, 2])}, "draw must be"),
+        ({"prompt": "a dog", "guidance": True}, "guidance must be a number"),
+        ({"prompt": "a dog", "image": ""}, "no picture: its path is empty"),
+        ({"prompt": "a dog", "image": "https://x.org/a.png"}, "download https://x.org/a.png first"),
+        ({"prompt": "a dog", "image": "data:image/png;base64,AAAA"}, "URLs are not read"),
         ({"prompt": "a dog", "max_new_tokens": 0}, "max_new_tokens must be"),
         ({"prompt": "a dog", "draw": "maybe"}, "draw must be"),
         ({"prompt": "a dog", "steps": 0}, "steps must be an integer from 1 to 1000, got 0"),
@@ -47,6 +64,31 @@ def pixels(picture: Image.Image) -> torch.Tensor:
 def test_bad_input_is_refused(shared_gill: GILL, settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         shared_gill.generate(**settings)  # type: ignore[arg-type]
+
+
+def test_integers_and_numbers_of_numpy_are_numbers(shared_gill: GILL) -> None:
+    out = shared_gill.generate(
+        prompt="a dog", seed=np.int64(3), max_new_tokens=np.int32(2), draw=True, steps=np.int64(2),  # type: ignore[arg-type]
+        guidance=np.float32(1.5),  # type: ignore[arg-type]
+    )  # fmt: skip
+    same = shared_gill.generate(prompt="a dog", seed=3, max_new_tokens=2, draw=True, steps=2, guidance=1.5)
+    assert (out.seed, out.token_ids, out.drawn) == (3, same.token_ids, same.drawn)
+    assert type(out.seed) is int
+    assert np.array_equal(np.asarray(out.image), np.asarray(same.image))
+
+
+def test_a_prompt_beyond_the_context_gets_no_remark_beside_our_error(
+    shared_gill: GILL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        "transformers.tokenization_utils_base.logger.warning", lambda line, *_: said.append(line)
+    )
+    with pytest.raises(InputError, match="has 82 tokens"):
+        shared_gill.generate(prompt="dog " * 80)
+    assert not said
+    assert len(shared_gill.codec.tokenizer("dog " * 80)["input_ids"]) > 64
+    assert [line.partition(" is longer")[0] for line in said] == ["Token indices sequence length"]
 
 
 def test_the_longest_prompt_that_fits_is_answered(shared_gill: GILL) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,10 +70,13 @@ def test_the_shipped_config_fits_what_reads_it() -> None:
         ("FOLDER", {"dtype": "float23"}, r"mllm.dtype='float23' is unknown \(did you mean 'float32'"),
         ("FOLDER", {"device": "gpu"}, "mllm.device='gpu' cannot be used"),
         ("FOLDER", {"glue": "old"}, "mllm.glue must be"),
+        ("FOLDER", {"steps": "many"}, "mllm.steps must be an integer of at least 1, got 'many'"),
+        (5, {}, "mllm: expected the name of a config or a model's folder, got 5"),
+        (None, {}, "expected the name of a config or a model's folder, got None"),
     ],
 )
 def test_bad_settings_are_refused(
-    gill_folder: Path, name: str, overrides: dict[str, object], message: str
+    gill_folder: Path, name: Any, overrides: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         nam.load(gill_folder if name == "FOLDER" else name, **overrides)

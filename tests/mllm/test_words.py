@@ -51,5 +51,6 @@ def test_a_word_book_looks_up_once(shared_gill: GILL, monkeypatch: pytest.Monkey
 def test_neurons_that_do_not_exist(shared_gill: GILL) -> None:
     with pytest.raises(InputError, match=r"has no neuron L2\.U0: its last is L1\.U63"):
         neuron_words(shared_gill, [Neuron(2, 0)])
-    with pytest.raises(InputError, match="at least one word"):
-        neuron_words(shared_gill, [Neuron(0, 0)], count=0)
+    for count in (0, 1.5, True):
+        with pytest.raises(InputError, match=f"words of a neuron must be an integer .* got {count}"):
+            neuron_words(shared_gill, [Neuron(0, 0)], count=count)  # type: ignore[arg-type]

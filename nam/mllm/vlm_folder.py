@@ -1,0 +1,97 @@
+"""Image-text-to-text and causal models of transformers, by hub id or from their folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nam.errors import ConfigError, ModelError, nearest
+from nam.mllm.chat import TYPE_NAMES, Chat
+from nam.mllm.gill_folder import DTYPES
+from nam.mllm.parts import freeze, quiet_hub, read_pretrained, read_tokenizer
+from nam.mllm.probe import probe_sites
+from nam.mllm.processors import read_processor
+from nam.mllm.vlm import VLM
+
+
+def read_vlm(
+    *,
+    id: str | Path,
+    revision: str | None = None,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    caption_prompt: str = "Describe this picture.",
+) -> VLM:
+    """A frozen model of transformers, its neurons found and probed.
+
+    Args:
+        id: Hub id such as "llava-hf/llava-1.5-7b-hf", or a folder in the layout of `save_pretrained`.
+        revision: Branch, tag or commit of a hub id; None for its main branch.
+        dtype: Precision of every part, whatever the files hold.
+        device: Where it goes.
+        caption_prompt: What is asked about a picture that comes without words.
+
+    Raises:
+        ModelError: it is missing, damaged, of a kind that is not supported, or its processor cannot be made.
+        ConfigError: an unknown dtype or device.
+    """
+    import transformers
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
+    folder = Path(id).expanduser()
+    local = folder.is_dir()
+    source: str | Path = folder if local else str(id)
+    where: dict[str, Any] = {"revision": None if local else revision, "local_files_only": local}
+    config = _read_config(str(source), where)
+    pictures = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if not pictures and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = config.model_type
+        raise ModelError(f"mllm.id={id}: a {kind} model is neither an image-text-to-text nor a causal one")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"mllm.id={id}: encoder-decoder models such as {config.model_type} are not supported"
+        )
+    tokenizer = read_tokenizer(source, revision=revision)
+    processor = None
+    if pictures:
+        revision = where["revision"]
+        processor = read_processor(
+            str(source), config=config, tokenizer=tokenizer, revision=revision, local=local
+        )
+    auto = transformers.AutoModelForImageTextToText if pictures else transformers.AutoModelForCausalLM
+    language_model: Any = read_pretrained(auto, source, DTYPES[dtype], revision=revision)
+    chat = Chat(
+        tokenizer=tokenizer,
+        processor=processor,
+        config=config,
+        caption_prompt=caption_prompt,
+        type_names=[name for name in TYPE_NAMES if pictures and _takes(language_model, name)],
+    )
+    model = VLM(name=folder.name if local else str(id), language_model=language_model, chat=chat)
+    try:
+        model = model.to(device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"mllm.device={device!r} cannot be used: {error}") from error
+    freeze(model)
+    probe_sites(model.language_model, model.ffn_sites)
+    return model
+
+
+def _takes(language_model: Any, name: str) -> bool:
+    import inspect
+
+    return name in inspect.signature(language_model.forward).parameters
+
+
+def _read_config(source: str, where: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        with quiet_hub():
+            return AutoConfig.from_pretrained(source, **where)
+    except Exception as error:  # a wrong id, no network and a damaged file surface as many types
+        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"mllm.id={source} is neither a folder nor a hub id that can be read: {line}"
+        ) from error
