@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from nam.app.build import build, build_all, check, check_call
-from nam.app.callbacks import Progress
+from nam.app.build import build, build_all
+from nam.app.callbacks import EndOnTerm, Progress
 from nam.app.closing import print_closing
-from nam.app.config import claim_run_folder, command
+from nam.app.command import INTERRUPTED, TERMINATED, command
+from nam.app.config import claim_run_folder
 from nam.app.quiet import hush
+from nam.app.settings import SETTLED, check_attribution
 from nam.app.totals import RunTotals, metrics_of
 from nam.errors import ConfigError
 
@@ -23,38 +25,6 @@ if TYPE_CHECKING:
     from nam.app.totals import Totals
     from nam.modules.attribution import AttributionModule
     from nam.store.callback import StoreWriter
-
-
-#: What a run's results depend on: the same when it is resumed.
-SETTLED = (
-    *("seed", "mllm", "data", "segmenter", "relevance", "reduction"),
-    *("draw", "max_new_tokens", "record", "top", "words"),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of a run beside the objects it builds, as attribute.yaml explains them."""
-
-    seed: int
-    run_dir: str
-    resume: str | None
-    overrides: list[str]
-    draw: Literal["auto"] | bool
-    max_new_tokens: int
-    record: bool
-    top: int
-    words: int
-    write_interval: int
-    report: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings:
-    """Of report.html: neurons in a concept's tables, and samples shown per concept."""
-
-    top: int
-    samples: int
 
 
 @command("attribute")
@@ -74,7 +44,7 @@ def main(cfg: DictConfig) -> Path:
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     writer = _writer(cfg, module)
-    callbacks: list[L.Callback] = [writer, Progress(), Tracker()]
+    callbacks: list[L.Callback] = [writer, Progress(), Tracker(), EndOnTerm()]
     if cfg.record:
         callbacks.append(ActivationRecorder())
     loggers = build_all(cfg.logger)
@@ -94,29 +64,6 @@ def main(cfg: DictConfig) -> Path:
         print_closing(cfg.run_dir, top=3)
     trainer.strategy.barrier("finished")
     return Path(cfg.run_dir, "report.html")
-
-
-def check_attribution(cfg: DictConfig) -> None:
-    """Refuse a configuration that cannot be run, before anything is loaded. Raises ConfigError."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check_call(Settings, {name: plain[name] for name in Settings.__dataclass_fields__})
-    check_call(ReportSettings, plain["report"], where="report")
-    for key in ("max_new_tokens", "top", "words", "write_interval"):
-        if cfg[key] < 1:
-            raise ConfigError(f"{key} must be at least 1, got {cfg[key]}")
-    if cfg.seed < 0:
-        raise ConfigError(f"seed must be at least 0, got {cfg.seed}")
-    for where in ("mllm", "data", "segmenter", "relevance"):
-        if cfg[where] is None or "_target_" not in cfg[where]:
-            raise ConfigError(f"'{where}' is not chosen: set {where}=NAME, one of configs/{where}")
-        check(cfg[where], where=where)
-    for where in ("reduction", "logger", "evaluate"):
-        check(cfg.get(where), where=where)
-    check(cfg.trainer, where="trainer", given={"callbacks": None, "logger": None})
-    if cfg.trainer.get("inference_mode") is not False:
-        raise ConfigError("trainer.inference_mode must be false: relevance and some methods need gradients")
-    if cfg.trainer.get("use_distributed_sampler") is not False:
-        raise ConfigError("trainer.use_distributed_sampler must be false: the data is shared out already")
 
 
 def manifest_of(cfg: DictConfig, mllm: Any, methods: list[str]) -> dict[str, Any]:
@@ -189,11 +136,15 @@ def _totals(module: AttributionModule, trainer: L.Trainer) -> Totals:
 def _predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: str) -> None:
     try:
         trainer.predict(module, datamodule=data, return_predictions=False)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+    except MisconfigurationException as error:  # such as a share of the batches that is less than one
+        raise ConfigError(f"trainer: {error}") from error
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C, ours to SIGTERM
+        killed = isinstance(stop, SIGTERMException)
+        word, code = ("terminated", TERMINATED) if killed else ("interrupted", INTERRUPTED)
         if trainer.is_global_zero:
-            line = f"interrupted: what was finished can be read in {folder}; go on with resume={folder}"
+            line = f"{word}: what was finished can be read in {folder}; go on with resume={folder}"
             Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-        raise SystemExit(130) from stop
+        raise SystemExit(code) from stop
 
 
 def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], loggers: list[Any]) -> None:

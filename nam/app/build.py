@@ -24,6 +24,7 @@ from nam.errors import ConfigError, NamError, nearest
 ALLOWED = ("nam.", "torch.optim.", "lightning.", "transformers.", "diffusers.")
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _SCALARS = (bool, int, float, str, type(None))
+_LISTS = (list, tuple, Sequence)
 
 
 def build(node: DictConfig, **extra: Any) -> Any:
@@ -83,6 +84,8 @@ def check_call(target: Callable[..., Any], settings: Mapping[str, Any], *, where
     hints = _hints(target)
     for name, value in settings.items():
         if name in hints and not conforms(value, hints[name]):
+            if value is not None and isinstance(value, _SCALARS) and _is_list(hints[name]):
+                raise ConfigError(f"expected a list: {at}{name}=[{value}]")
             raise ConfigError(f"{at}{name} must be {_say(hints[name])}, got {value!r}")
 
 
@@ -101,7 +104,7 @@ def conforms(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (bool, str):
         return isinstance(value, hint)
-    if origin in (list, tuple, Sequence):
+    if origin in _LISTS:
         return isinstance(value, (list, tuple)) or not isinstance(value, _SCALARS)
     return True
 
@@ -159,6 +162,10 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(inspect.unwrap(function))
     except (NameError, TypeError, AttributeError):  # a forward reference that cannot be resolved here
         return {}
+
+
+def _is_list(hint: Any) -> bool:
+    return any(typing.get_origin(one) in _LISTS for one in (hint, *typing.get_args(hint)))
 
 
 def _say(hint: Any) -> str:

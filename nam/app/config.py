@@ -1,15 +1,10 @@
-"""Running a command under Hydra, with a wrong configuration answered by one line and exit code 2.
-
-`HYDRA_FULL_ERROR=1` in the environment brings the full tracebacks back.
-"""
+"""The configuration of a command: composed, explained where it is wrong, kept in the run folder."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -17,18 +12,15 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nam.errors import ConfigError, NamError, nearest
 
-Task = Callable[[DictConfig], Any]
-
 PACKAGE = Path(__file__).resolve().parents[1]
 STAMP = "NAM_RUN_STAMP"
-_FULL = "HYDRA_FULL_ERROR"
 #: What may change when a run goes on, though the rest of its part may not.
 _FREE = ("data.batch_size", "data.num_workers", "mllm.device")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -45,57 +37,6 @@ def config_dir() -> Path:
     raise ConfigError(f"no configuration files in {PACKAGE} or beside it: reinstall nam-mllm")
 
 
-def command(name: str) -> Callable[[Task], Callable[[], None]]:
-    """Make a task (configuration -> result) the command whose primary configuration is `<name>.yaml`.
-
-    The run folder's stamp is put in the environment before Hydra starts, so that the rank processes of a
-    distributed run share the folder. They are started with this very command line: the task runs with
-    Hydra's own singleton cleared, because Lightning would otherwise pass them a changed one.
-    """
-
-    def decorate(task: Task) -> Callable[[], None]:
-        @functools.wraps(task)
-        def run() -> None:
-            os.environ.setdefault(STAMP, _new_stamp())
-            _register_resolvers()
-            if name != "train":  # a training may go on with other settings: more steps, another rate
-                sys.argv[1:] = _with_own_settings(sys.argv[1:])  # other ranks are started with it
-            user_wants_tracebacks = os.environ.get(_FULL) == "1"
-            os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them in several lines
-
-            def job(cfg: DictConfig) -> Any:
-                if not user_wants_tracebacks:
-                    os.environ.pop(_FULL, None)
-                try:
-                    return _run_job(task, cfg)
-                except (NamError, HydraException, OmegaConfBaseException) as error:
-                    if user_wants_tracebacks:
-                        raise
-                    _refuse(explain(error, name, sys.argv[1:]))
-
-            try:
-                hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
-            except (NamError, HydraException, OmegaConfBaseException, OSError) as error:
-                if user_wants_tracebacks:
-                    raise
-                _refuse(explain(error, name, sys.argv[1:]))
-            except ValueError as error:
-                # How Python's logging tells that Hydra's log file cannot be opened.
-                if user_wants_tracebacks or not isinstance(error.__cause__, OSError):
-                    raise
-                _refuse(explain(error.__cause__, name, sys.argv[1:]))
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                raise SystemExit(130) from None
-            finally:
-                if not user_wants_tracebacks:
-                    os.environ.pop(_FULL, None)
-
-        return run
-
-    return decorate
-
-
 def rank() -> int:
     """This process's rank as its launcher's environment tells it, 0 when there is none."""
     return next((int(os.environ[key]) for key in _RANKS if os.environ.get(key, "").isdigit()), 0)
@@ -106,8 +47,7 @@ def compose(config_name: str, overrides: Iterable[str], *, with_hydra: bool = Fa
 
     Inside a command, its own search path (`--config-dir`) counts. Raises Hydra's errors: see `explain`.
     """
-    os.environ.setdefault(STAMP, _new_stamp())
-    _register_resolvers()
+    prepare()
     started = GlobalHydra.instance().is_initialized()
     folder = str(config_dir())
     with nullcontext() if started else hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
@@ -135,23 +75,48 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     return ": ".join(part for part in parts if part)
 
 
+def refuse_unknown_keys(cfg: DictConfig, config_name: str) -> None:
+    """Raise ConfigError for a key at the top that the command's own files do not have, such as +sed=1.
+
+    Keys further down are held against what they are passed to.
+    """
+    known: set[str] = set()
+    for name in (config_name, "base"):
+        file: Any = OmegaConf.load(config_dir() / f"{name}.yaml")
+        groups = [entry for entry in file.get("defaults", ()) if isinstance(entry, DictConfig)]
+        known |= {str(key) for node in (file, *groups) for key in node}
+    for key in map(str, cfg):
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}: {_nearest_key(key, _known_keys(config_name, ()))}")
+
+
+def refuse_repeats(overrides: Iterable[str]) -> None:
+    """Raise ConfigError for a list that names an option twice: Hydra takes the second for the first."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group, value = override.key_or_group, override.value()
+        if isinstance(value, list) and group_options(group):
+            twice = [str(option) for option in value if value.count(option) > 1]
+            if twice:
+                raise ConfigError(f"{group}=[{','.join(map(str, value))}] names {twice[0]!r} twice")
+
+
+def wrong_choice(arguments: Iterable[str]) -> str:
+    """One line for a group that is set to something else than names, such as null, where Hydra raises a
+    ValueError; "" when none is."""
+    given = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    for override in OverridesParser.create().parse_overrides(given):
+        group, value = override.key_or_group, override.value()
+        options = group_options(group)
+        if options and (value is None or isinstance(value, (bool, int, float, dict))):
+            word = "null" if value is None else value
+            return f"{group}={word}: no such option; choose from {', '.join(options)}, or leave it out"
+    return ""
+
+
 def group_options(group: str) -> list[str]:
     """The options of a configuration group, nested ones as "folder/name"; empty for no such group."""
     folder = config_dir() / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
-def _run_job(task: Task, cfg: DictConfig) -> Any:
-    if not cfg.resume:
-        cfg.run_dir = HydraConfig.get().runtime.output_dir
-    elif Path(cfg.run_dir).resolve() != Path(cfg.resume).resolve():
-        raise ConfigError(
-            f"resume={cfg.resume} goes on in that folder: leave run_dir={cfg.run_dir} out, or leave resume "
-            "out to begin a new run there"
-        )
-    cfg.overrides = list(HydraConfig.get().overrides.task)
-    HydraConfig.instance().cfg = None
-    return task(cfg)
 
 
 def claim_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
@@ -178,24 +143,6 @@ def claim_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
         raise ConfigError(f"cannot write the run folder (set run_dir=FOLDER): {error}") from error
 
 
-def _with_own_settings(arguments: list[str]) -> list[str]:
-    """The command line of a resumed run: what it was started with, then what is given now."""
-    at = next((i for i, argument in enumerate(arguments) if argument.startswith("resume=")), None)
-    path = Path("" if at is None else arguments[at].partition("=")[2], "config.yaml")
-    if at is None or not path.is_file():
-        return arguments
-    given = {_key(argument) for argument in arguments}
-    started: Any = OmegaConf.load(path)
-    kept = [
-        str(a) for a in started.get("overrides") or [] if _key(str(a)) not in {*given, "run_dir", "resume"}
-    ]
-    return [*kept, *arguments]
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
 def _refuse_other_settings(cfg: DictConfig, started: Any, settled: Collection[str]) -> None:
     """A resumed run goes on with the settings that decide what it finds."""
     keys = {
@@ -207,11 +154,9 @@ def _refuse_other_settings(cfg: DictConfig, started: Any, settled: Collection[st
             raise ConfigError(f"resume={cfg.resume}: the run was started with {key}={before}, not {now}")
 
 
-def _new_stamp() -> str:
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
-
-
-def _register_resolvers() -> None:
+def prepare() -> None:
+    """Set the run folder's stamp, unless the environment has one, and make our resolvers known."""
+    os.environ.setdefault(STAMP, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3])
     OmegaConf.register_new_resolver("nam.package", lambda: str(PACKAGE), replace=True)
     OmegaConf.register_new_resolver("nam.run_dir", _run_dir, replace=True)
 
@@ -262,8 +207,3 @@ def _dotted(node: Any, prefix: str) -> Iterable[str]:
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def _refuse(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(2)

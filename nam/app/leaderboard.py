@@ -18,6 +18,7 @@ from rich.table import Table
 
 from nam.app.build import build
 from nam.app.config import claim_run_folder
+from nam.app.settings import SETTLED
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def run(cfg: DictConfig) -> Path:
         raise ConfigError(
             f"evaluate.reference={settings.reference} is not among reduction={list(attributor.methods)}"
         )
-    claim_run_folder(cfg)
+    claim_run_folder(cfg, settled=SETTLED)
     folder = Path(cfg.run_dir)
+    manifest = _manifest(cfg, attributor, folder)
     with _progress() as tell:
         bench, errors = _bench(cfg, settings, attributor, items, tell)
         figures = _measured(settings, bench, folder)
-    return _close(cfg, settings, bench, figures, errors, seconds=time.perf_counter() - began)
+    manifest["seconds"] = round(time.perf_counter() - began, 1)
+    return _close(cfg, settings, bench, figures, errors, manifest)
 
 
 def _attributor(cfg: DictConfig) -> Any:
@@ -66,6 +69,20 @@ def _attributor(cfg: DictConfig) -> Any:
         draw=cfg.draw,
         max_new_tokens=cfg.max_new_tokens,
     )
+
+
+def _manifest(cfg: DictConfig, attributor: Any, folder: Path) -> dict[str, Any]:
+    """The manifest, in the run folder from the start on: parts that are measured belong to these weights."""
+    from nam.app.attribute import manifest_of
+    from nam.store.files import read_json, write_json
+    from nam.store.provenance import refuse_other_weights
+
+    manifest = manifest_of(cfg, attributor.mllm, list(attributor.methods))
+    path = folder / "manifest.json"
+    if path.is_file():
+        refuse_other_weights(folder, read_json(path), manifest)
+    write_json(path, manifest)
+    return manifest
 
 
 def _bench(
@@ -137,11 +154,9 @@ def _close(
     bench: Bench,
     figures: Sequence[Figure],
     errors: Sequence[str],
-    *,
-    seconds: float,
+    manifest: dict[str, Any],
 ) -> Path:
     """Write the tables, the figure and the report, and print the headlines."""
-    from nam.app.attribute import manifest_of
     from nam.evaluate.leaderboard.settings import HEADLINES
     from nam.evaluate.leaderboard.table import frame_of, leads, summarise
     from nam.report.leaderboard import build_leaderboard_report, write_figure, write_markdown
@@ -158,11 +173,9 @@ def _close(
     for name, table in ((TABLE_FILE, frame_of(rows)), (PROMPTS_FILE, frame_of(list(figures)))):
         with atomic(folder / name) as temporary:
             table.to_parquet(temporary, index=False)
-    manifest = manifest_of(cfg, bench.mllm, list(bench.attributor.methods))
     manifest |= {
         "status": "finished",
         "finished": now(),
-        "seconds": round(seconds, 1),
         "split": settings.split,
         "cases": {m: len(bench.of(m)) for m in ("text", "image")},
         "errors": list(errors),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 from lightning.pytorch.loggers import WandbLogger
 
@@ -43,3 +44,10 @@ def wandb_logger(
             log.warning("W&B is not reachable (%s): its records stay in %s/wandb", error, folder)
             return make(True)
     return logger
+
+
+def give_up() -> None:
+    """End the W&B records of a run that failed: the next one in this process would go on with them."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=1)

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from nam.app.build import build, build_all, build_data, check, check_call
-from nam.app.config import claim_run_folder, command, compose, group_options
+from nam.app.command import command
+from nam.app.config import claim_run_folder, compose, group_options
 from nam.app.quiet import hush
 from nam.errors import ConfigError
 

@@ -14,7 +14,7 @@ from typing import Any
 from nam.data.concepts import concept_of
 from nam.data.items import Item, modalities_of
 from nam.errors import ConfigError, InputError
-from nam.mllm.pictures import read_picture
+from nam.mllm.pictures import local_path, read_picture
 from nam.types import Concept, Sample
 
 #: Columns that a file may have; others are passed over. A row needs a concept, and a prompt or an image.
@@ -98,7 +98,7 @@ class Folder:
         if not path:
             return None
         folder = Path(self.table).expanduser().resolve().parent
-        whole = (folder / path).resolve()
+        whole = (folder / local_path(path)).resolve()
         if not whole.is_relative_to(folder):
             raise InputError(f"the picture {path!r} leads out of the folder of {Path(self.table).name}")
         return read_picture(whole)

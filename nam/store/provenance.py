@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nam
+from nam.store.files import StoreError
 from nam.store.schema import SCHEMA_VERSION
 
 _PACKAGES = ("torch", "lightning", "transformers", "diffusers", "numpy", "opencv-python-headless", "pyarrow")
@@ -48,6 +49,25 @@ def run_manifest(
         "machine": machine(),
         **(settings or {}),
     }
+
+
+def refuse_other_weights(folder: Path, started: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Hold the weights of a resumed run against those that it was started with.
+
+    Args:
+        folder: The run folder.
+        started: The manifest that it holds.
+        manifest: The manifest of the run that is to go on in it.
+
+    Raises:
+        StoreError: the fingerprints differ.
+    """
+    before, here = (one.get("model", {}).get("revision") for one in (started, manifest))
+    if before != here:
+        raise StoreError(
+            f"the run in {folder} was started with other weights (fingerprint {before}, this model has "
+            f"{here}): resume it with those, or set run_dir to another folder"
+        )
 
 
 def now() -> str:

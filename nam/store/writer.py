@@ -17,6 +17,7 @@ from nam.store import shards
 from nam.store.dense import add_scores, write_sums
 from nam.store.files import StoreError, atomic, clean, lock, make_folder, read_json, write_json, writing
 from nam.store.merging import few_shards, join, merge
+from nam.store.provenance import refuse_other_weights
 from nam.store.rows import (
     SampleResult,
     WordLookup,
@@ -57,8 +58,8 @@ class RunWriter:
         resume: Go on with an interrupted run; otherwise a folder that holds a run is refused.
 
     Raises:
-        StoreError: the folder holds a run, another run is writing into it, a finished run is resumed, or
-            the folder cannot be written.
+        StoreError: the folder holds a run, another run is writing into it, a finished run or one of other
+            weights is resumed, or the folder cannot be written.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class RunWriter:
         make_folder(self.folder / IMAGES)
         self._lock: int | None = lock(self.folder / SHARDS / f".lock-{rank}")
         try:
-            self._claim(resume)
+            self._claim(resume, manifest)
             self._next = shards.last_commits(self.folder).get(rank, -1) + 1
             self._manifest = {**manifest, "status": "running"}
             if rank == 0 and (self.folder / MANIFEST_FILE).exists():
@@ -169,7 +170,7 @@ class RunWriter:
         else:
             self.close()
 
-    def _claim(self, resume: bool) -> None:
+    def _claim(self, resume: bool, new: Mapping[str, Any]) -> None:
         """See that the folder is ours to write into."""
         merged = [self.folder / name for name in (SAMPLES_FILE, NEURONS_FILE, SCORES_FILE)]
         manifest = self.folder / MANIFEST_FILE
@@ -183,8 +184,11 @@ class RunWriter:
                     f"or go on with resume={self.folder}"
                 )
         elif self.rank == 0:
-            if manifest.exists() and read_json(manifest).get("status") == "finished":
+            started = read_json(manifest) if manifest.exists() else None
+            if started is not None and started.get("status") == "finished":
                 raise StoreError(f"the run in {self.folder} is finished: there is nothing to resume")
+            if started is not None:
+                refuse_other_weights(self.folder, started, new)
             with writing(self.folder):
                 for path in merged:  # of a merge that was interrupted: the shards hold everything
                     path.unlink(missing_ok=True)

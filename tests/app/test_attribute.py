@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from nam.app.attribute import check_attribution, main
+from nam.app.attribute import main
 from nam.app.config import compose, group_options
+from nam.app.settings import check_attribution
+from nam.errors import ConfigError
 from nam.mllm.gill import GILL
 from nam.modules.attribution import AttributionModule
 from nam.store import Run
@@ -171,6 +175,7 @@ def test_every_bad_input_becomes_an_error_row(
         {"id": "huge", "prompt": "a picture of", "image": "huge.png", "concept": said},
         {"id": "gone", "prompt": "a picture of", "image": "nowhere.png", "concept": said},
         {"id": "outside", "prompt": "a picture of", "image": "../secret.png", "concept": said},
+        {"id": "url", "prompt": "a picture of", "image": "https://x.org/a.png", "concept": said},
         {"id": "empty", "prompt": "", "concept": said},
         {"id": "long", "prompt": "draw " + "a red horse " * 40, "concept": said},
         {"id": "unknown", "prompt": "draw a zebra", "concept": said},
@@ -191,6 +196,7 @@ def test_every_bad_input_becomes_an_error_row(
         "huge": "too large",
         "gone": "cannot read the picture",
         "outside": "leads out of the folder",
+        "url": "URLs are not read: download https://x.org/a.png first",
         "empty": "the prompt is empty",
         "long": "tokens",
         "unknown": "words that this model does not know: 'zebra'",
@@ -225,6 +231,24 @@ REFUSED = [
     (["data.source.table=table.txt"], "must be a .csv or .jsonl file"),
     (["trainer.inference_mode=true"], "trainer.inference_mode must be false"),
     (["report.tops=3"], "did you mean 'report.top'?"),
+    (["report.top=-1"], "report.top must be at least 1, got -1"),
+    (["report.samples=-1"], "report.samples must be at least 1, got -1"),
+    (["words=0"], "words must be at least 1"),
+    (["seed=4294967296"], "seed must be at least 0 and at most 4294967295"),
+    (["segmenter=null"], "segmenter=null: no such option; choose from none, scenes, truth, or leave it out"),
+    (["mllm=null"], "mllm=null: no such option; choose from tiny_gill"),
+    (["relevance=null"], "relevance=null: no such option; choose from attention, gradient"),
+    (["evaluate=null"], "evaluate=null: no such option; choose from leaderboard, or leave it out"),
+    (["~relevance"], "'relevance' is not chosen: set relevance=NAME, one of attention, gradient"),
+    (["~top"], "'top' is missing"),
+    (["+sed=1"], "unknown key 'sed': did you mean 'seed'?"),
+    (["+folder=1"], "unknown key 'folder': did you mean"),
+    (["+callbacks=ema"], "unknown key 'callbacks'"),
+    (["+reduction.nam_2.norm=fold"], "reduction.nam_2 has no _target_: did you mean 'nam'?"),
+    (["+logger.csw=3"], "logger.csw has no _target_: did you mean 'csv'?"),
+    (["reduction=[nam,acu,nam]"], "reduction=[nam,acu,nam] names 'nam' twice"),
+    (["trainer.limit_predict_batches=0"], "trainer.limit_predict_batches=0: nothing would be attributed"),
+    (["resume=nowhere"], "resume=nowhere: not a run folder"),
     (["run_dir=/proc/nowhere"], "cannot write the run folder"),
     (["resume=here", "run_dir=there"], "resume=here goes on in that folder: leave run_dir=there out"),
 ]
@@ -240,14 +264,73 @@ def test_a_wrong_command_line_gets_one_line(
     error = capsys.readouterr().err
     assert line in error
     assert error.count("\n") == 1
-    assert not Path("out/config.yaml").exists()
+    assert not Path("out").exists()
+    assert not Path("nowhere").exists()
+
+
+def test_a_folder_of_ones_own_outlives_a_refusal(run: Callable[..., Path]) -> None:
+    Path("mine").mkdir()
+    with pytest.raises(SystemExit):
+        run("mine", "top=0")
+    assert not list(Path("mine").iterdir())
+
+
+def test_a_word_where_a_list_is_expected_is_shown_as_a_list() -> None:
+    with pytest.raises(ConfigError, match=r"expected a list: data\.source\.concepts=\[cat\]"):
+        check_attribution(compose("attribute", ["data.source.concepts=cat"]))
+
+
+def test_a_share_of_less_than_a_batch_is_refused(
+    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("out", "trainer.limit_predict_batches=0.01")
+    assert stop.value.code == 2
+    assert "error: trainer: You requested to check 0.01" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_a_run_goes_on_with_the_weights_that_it_was_started_with(
+    run: Callable[..., Path],
+    gill_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(gill_folder, tmp_path / "model")
+    step = AttributionModule.predict_step
+
+    def fail(module: AttributionModule, batch: list[Any], index: int) -> Any:
+        if index == 1:
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    mine = (f"mllm.folder={folder}", "data.batch_size=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(AttributionModule, "predict_step", fail)
+        with pytest.raises(SystemExit):
+            run("out", *mine)
+    path = next((folder / "language_model").glob("*.safetensors"))
+    whole = path.read_bytes()
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("fc2.weight"))
+    weights[name] = weights[name] * 1.5
+    save_file(weights, path, metadata={"format": "pt"})
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run("out", "resume=out", *mine)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "was started with other weights" in lines[0]
+    path.write_bytes(whole)
+    run("out", "resume=out", *mine)
+    assert Run("out").finished
 
 
 def test_a_missing_part_of_the_model_ends_the_run_in_one_line(
     run: Callable[..., Path], gill_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     broken = shutil.copytree(gill_folder, tmp_path / "model")
     next((broken / "unet").glob("*.safetensors")).unlink()
     with pytest.raises(SystemExit) as stop:

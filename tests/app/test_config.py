@@ -9,7 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from nam.app.config import claim_run_folder, compose, config_dir, group_options
+from nam.app.config import claim_run_folder, compose, config_dir, group_options, refuse_unknown_keys
 from nam.app.train import check_training
 from nam.app.train import main as train
 from nam.errors import ConfigError, nearest
@@ -46,6 +46,9 @@ WRONG = [
     (["trainr=cpu"], "'trainr': did you mean 'trainer'?"),
     ([ONE, "trainer.max_stps=3"], "'trainer.max_stps': did you mean 'trainer.max_steps'?"),
     ([ONE, "max_steps=3"], "'max_steps': did you mean 'trainer.max_steps'?"),
+    ([ONE, "+sed=1"], "unknown key 'sed': did you mean 'seed'?"),
+    ([ONE, "+segmenter=none"], "unknown key 'segmenter'"),
+    ([ONE, "part=null"], "part=null: no such option; choose from "),
     (["hydra.run.dr=x"], "did you mean 'hydra.run.dir'?"),
     ([ONE, "+part.module.lrr=3"], "'part.module.lrr' (LinePart has no such setting): did you mean 'lr'?"),
     ([ONE, "part.module.lr=fast"], "part.module.lr must be float, got 'fast'"),
@@ -73,6 +76,15 @@ def test_a_wrong_command_line_gets_one_line(
     assert line in refused(overrides, monkeypatch, capsys)
 
 
+def test_a_refused_command_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([ONE, "seed=x"], monkeypatch, capsys)
+    refused([ONE, "run_dir=mine", "seed=x"], monkeypatch, capsys)
+    assert not Path("runs/train/now").exists()
+    assert not Path("mine").exists()
+
+
 def test_a_wrong_configuration_builds_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +104,14 @@ def test_every_experiment_fits_the_real_signatures(experiment: str) -> None:
         assert set(siblings) == set(EXPERIMENTS) - {experiment}
         assert cfg.weights_dir == cfg.export_dir
     assert cfg.trainer.max_steps == 3
+
+
+@pytest.mark.parametrize("name", ["attribute", "edit", "train"])
+def test_every_key_of_our_own_files_is_known(name: str) -> None:
+    for experiment in group_options("experiment"):
+        if name != "edit" and ("/" in experiment) == (name == "train"):
+            refuse_unknown_keys(compose(name, [f"experiment={experiment}"]), name)
+    refuse_unknown_keys(compose(name, []), name)
 
 
 @pytest.mark.parametrize("group", ["trainer", "logger", "callbacks", "debug"])

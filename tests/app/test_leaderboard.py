@@ -11,8 +11,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from nam.app.attribute import check_attribution, main
+from nam.app.attribute import main
 from nam.app.config import compose
+from nam.app.settings import check_attribution
 from nam.evaluate.drawn import PictureProbe
 from nam.evaluate.leaderboard.agreeing import Agreement
 from nam.mllm.gill import GILL
@@ -121,6 +122,18 @@ def test_a_leaderboard_from_one_command_and_again_from_its_cache(
     monkeypatch.setattr(Agreement, "measure", refuse)
     run("out", "resume=out")
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "leaderboard.parquet"), rows)
+
+    manifest["model"]["revision"] = "another"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for overrides, line in (
+        (["resume=out"], "was started with other weights (fingerprint another"),
+        (["resume=out", "mllm.steps=3"], "was started with mllm.steps=2, not 3"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run("out", *overrides)
+        assert stop.value.code == 2
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,48 @@ def test_ctrl_c_keeps_what_was_done_and_the_run_goes_on(arguments: list[str]) ->
     run("resume=out")  # with the settings that it was started with
     assert len(json.loads(Path("out/manifest.json").read_text())["resumed"]) == 1
     assert_same(run(*arguments, "run_dir=whole"), Path("out"))
+
+
+def test_a_terminated_run_keeps_what_was_done_and_goes_on(arguments: list[str]) -> None:
+    done = launch(
+        *arguments,
+        "run_dir=out",
+        "write_interval=5",
+        at_batch_2="os.kill(os.getpid(), signal.SIGTERM); raise AssertionError('it goes on')",
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert f"terminated: what was finished can be read in {Path('out').resolve()}" in done.stderr
+    assert f"go on with resume={Path('out').resolve()}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(Run("out").samples["id"]) == ["p0", "p1"]
+    run("resume=out")
+    assert_same(run(*arguments, "run_dir=whole"), Path("out"))
+
+
+def test_all_processes_end_and_write_when_the_first_is_terminated(arguments: list[str]) -> None:
+    both = """
+def at_batch_2():
+    import time
+    from nam.app.config import rank
+    if rank() == 1:
+        open("waiting", "w").close()
+        time.sleep(150)
+    while not os.path.exists("waiting"):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    Path("attribute.py").write_text(LAUNCH.format(before=both, at_batch_2="at_batch_2()"))
+    mine = [argument for argument in arguments if not argument.startswith("trainer")]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "write_interval=5", "run_dir=out"]
+    command = [sys.executable, "attribute.py", *mine, *two]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert done.stderr.count("terminated: what was finished can be read in ") == 1
+    assert "Traceback" not in done.stderr
+    until = time.monotonic() + 60
+    while len(Run("out").samples) < 4 and time.monotonic() < until:  # the second process writes by itself
+        time.sleep(0.1)
+    assert list(Run("out").samples["id"]) == ["p0", "p1", "p2", "p3"]
 
 
 def test_ctrl_c_before_anything_is_done_is_one_word(arguments: list[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,24 @@ def test_a_run_that_broke_off_ends_like_an_uninterrupted_one(
     run(monkeypatch, "experiment=line/first", "resume=broken", often)
     assert equal(load_file("whole/weights/first.safetensors"), load_file("broken/weights/first.safetensors"))
     assert step_of(Path("broken")) == 40
+
+
+def test_a_terminated_run_does_not_end_as_a_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = LinePart.training_step
+
+    def terminate(part: LinePart, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        if part.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(part, batch, index)
+
+    monkeypatch.setattr(LinePart, "training_step", terminate)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "experiment=line/first", "run_dir=out")
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.splitlines()[-1] == "terminated"
+    assert not Path("out/metrics.json").exists()
 
 
 def test_a_finished_run_goes_on_to_more_steps(monkeypatch: pytest.MonkeyPatch) -> None:

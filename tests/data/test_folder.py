@@ -61,6 +61,17 @@ def test_pictures_come_from_the_table_s_folder_only(tmp_path: Path) -> None:
     assert "cannot read the picture" in errors[3]
 
 
+def test_a_url_is_no_picture_and_an_empty_cell_is_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "prompt,image,concept\na,https://x.org/a.png,cat\na,file:///a.png,cat\na,,cat\na,  ,cat\n"
+    )
+    source = Folder(table=str(tmp_path / "t.csv"))
+    for index, url in enumerate(["https://x.org/a.png", "file:///a.png"]):
+        assert source[index].error.startswith(f"URLs are not read: download {url} first")
+    for index in (2, 3):
+        assert (source[index].error, source[index].sample.image) == ("", None)
+
+
 def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "bytes.csv").write_bytes(b"id,prompt\n\xff\xfe,x\n")

@@ -56,6 +56,14 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
         RunWriter(tmp_path / "run", manifest=MANIFEST)
 
 
+def test_a_run_does_not_go_on_with_other_weights(tmp_path: Path) -> None:
+    model = MANIFEST["model"]
+    RunWriter(tmp_path, manifest=MANIFEST | {"model": model | {"revision": "aa"}}).close()
+    with pytest.raises(StoreError, match=r"other weights \(fingerprint aa, this model has bb\)"):
+        RunWriter(tmp_path, manifest=MANIFEST | {"model": model | {"revision": "bb"}}, resume=True)
+    RunWriter(tmp_path, manifest=MANIFEST | {"model": model | {"revision": "aa"}}, resume=True).close()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_become_an_error(tmp_path: Path, bad: float) -> None:
     spoilt = result(0)

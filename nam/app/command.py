@@ -1,0 +1,158 @@
+"""Running a command under Hydra, with a wrong configuration answered by one line and exit code 2.
+
+`HYDRA_FULL_ERROR=1` in the environment brings the full tracebacks back.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nam.app.config import (
+    config_dir,
+    explain,
+    prepare,
+    rank,
+    refuse_repeats,
+    refuse_unknown_keys,
+    wrong_choice,
+)
+from nam.errors import ConfigError, NamError
+
+Task = Callable[[DictConfig], Any]
+
+#: Exit codes, as shells count them: 128 and the signal's number.
+INTERRUPTED, TERMINATED = 130, 143
+_FULL = "HYDRA_FULL_ERROR"
+
+
+def command(name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a task (configuration -> result) the command whose primary configuration is `<name>.yaml`.
+
+    The run folder's stamp is put in the environment before Hydra starts, so that the rank processes of a
+    distributed run share the folder. They are started with this very command line: the task runs with
+    Hydra's own singleton cleared, because Lightning would otherwise pass them a changed one.
+    """
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run() -> None:
+            prepare()
+            if name != "train":  # a training may go on with other settings: more steps, another rate
+                sys.argv[1:] = _with_own_settings(sys.argv[1:])  # other ranks are started with it
+            there = _folders_there(sys.argv[1:])
+            user_wants_tracebacks = os.environ.get(_FULL) == "1"
+            os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them in several lines
+
+            def job(cfg: DictConfig) -> Any:
+                if not user_wants_tracebacks:
+                    os.environ.pop(_FULL, None)
+                folder = Path(HydraConfig.get().runtime.output_dir)
+                try:
+                    return _run_job(name, task, cfg)
+                except (NamError, HydraException, OmegaConfBaseException) as error:
+                    if user_wants_tracebacks:
+                        raise
+                    _refuse(explain(error, name, sys.argv[1:]))
+                finally:
+                    _drop_unused(folder, log=f"{name}.log", there=there)
+
+            try:
+                hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
+            except (NamError, HydraException, OmegaConfBaseException, OSError) as error:
+                if user_wants_tracebacks:
+                    raise
+                _refuse(explain(error, name, sys.argv[1:]))
+            except ValueError as error:
+                line = _line_of(error, name)
+                if user_wants_tracebacks or not line:
+                    raise
+                _refuse(line)
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                raise SystemExit(INTERRUPTED) from None
+            except SIGTERMException:  # Lightning's, whose exit code would be 0
+                print("terminated", file=sys.stderr)
+                raise SystemExit(TERMINATED) from None
+            finally:
+                if not user_wants_tracebacks:
+                    os.environ.pop(_FULL, None)
+
+        return run
+
+    return decorate
+
+
+def _run_job(name: str, task: Task, cfg: DictConfig) -> Any:
+    given = list(HydraConfig.get().overrides.task)
+    refuse_unknown_keys(cfg, name)
+    refuse_repeats(given)
+    if not cfg.resume:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    elif Path(cfg.run_dir).resolve() != Path(cfg.resume).resolve():
+        raise ConfigError(
+            f"resume={cfg.resume} goes on in that folder: leave run_dir={cfg.run_dir} out, or leave resume "
+            "out to begin a new run there"
+        )
+    cfg.overrides = given
+    HydraConfig.instance().cfg = None
+    return task(cfg)
+
+
+def _with_own_settings(arguments: list[str]) -> list[str]:
+    """The command line of a resumed run: what it was started with, then what is given now."""
+    at = next((i for i, argument in enumerate(arguments) if argument.startswith("resume=")), None)
+    path = Path("" if at is None else arguments[at].partition("=")[2], "config.yaml")
+    if at is None or not path.is_file():
+        return arguments
+    given = {_key(argument) for argument in arguments}
+    started: Any = OmegaConf.load(path)
+    kept = [
+        str(a) for a in started.get("overrides") or [] if _key(str(a)) not in {*given, "run_dir", "resume"}
+    ]
+    return [*kept, *arguments]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _folders_there(arguments: list[str]) -> set[Path]:
+    """The run folders that the command line names and that are there before Hydra makes one."""
+    keys = ("run_dir=", "resume=", "hydra.run.dir=")
+    named = (argument.partition("=")[2] for argument in arguments if argument.startswith(keys))
+    return {path.resolve() for path in map(Path, named) if path.is_dir()}
+
+
+def _drop_unused(folder: Path, *, log: str, there: Collection[Path]) -> None:
+    """Remove what Hydra made for a run that was refused: a folder with nothing but a log."""
+    if rank() != 0 or not folder.is_dir() or not {path.name for path in folder.iterdir()} <= {log}:
+        return
+    with suppress(OSError):
+        (folder / log).unlink(missing_ok=True)
+        if folder.resolve() not in there:
+            folder.rmdir()
+
+
+def _line_of(error: ValueError, name: str) -> str:
+    """What a ValueError of Hydra's means; "" for any other."""
+    if isinstance(error.__cause__, OSError):  # how Python's logging tells that the log file cannot be opened
+        return explain(error.__cause__, name, sys.argv[1:])
+    return wrong_choice(sys.argv[1:]) if str(error).startswith("Config group override") else ""
+
+
+def _refuse(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(2)
