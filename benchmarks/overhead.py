@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.arguments import positive
 from benchmarks.cost.jobs import Job, absent_peers, our_jobs, peer_jobs
 from benchmarks.cost.pairs import Clock, measure, peak_memory, wall
 from benchmarks.cost.shape import Case, Shape
@@ -136,12 +136,10 @@ def _row(section: str, job: Job, value: Measure | None, target: float | None, *,
 
 def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
     """The tables with their circumstances."""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
         "# The cost of attribution",
         "",
-        f"Measured by `{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
-        f"{about['clock']}; {about['seconds']} s.",
+        f"Measured by {report.measured_by(about, about['clock'])}.",
         "",
         "A random language model of OPT-125M's shape, a prompt of 32 tokens, scores of all 36,864 neurons "
         "for the next token (or 64 different ones): from the prompt to the scores. Times are medians and "
@@ -151,16 +149,8 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
         "",
         _left_out(),
         "",
+        *report.section_tables(rows, interval="range"),
     ]
-    for title, group in groupby(rows, key=lambda row: row.section):
-        lines += [f"## {title}", "", "| | value | range | n | target | |", "| --- " * 6 + "|"]
-        for row in group:
-            note = f" ({row.measure.note})" if row.measure and row.measure.note else ""
-            n = str(row.measure.n) if row.measure else ""
-            verdict = row.verdict if row.measure else f"not measured: {row.reason}"
-            cells = (row.spec.name, row.value_text + note, row.interval_text, n, row.target_text, verdict)
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
     return "\n".join(lines)
 
 
@@ -170,8 +160,8 @@ def _left_out() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--pairs", type=_positive, default=15, help="interleaved pairs of each job (15)")
-    parser.add_argument("--threads", type=_positive, default=os.cpu_count() or 1, help="all cores by default")
+    parser.add_argument("--pairs", type=positive, default=15, help="interleaved pairs of each job (15)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="all cores by default")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--only", default="", metavar="A,B", help="jobs whose names hold one of these words")
     parser.add_argument("--out", help="folder of the results (build/overhead)")
@@ -179,13 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         "--cpu-time", action="store_true", help="CPU time instead of wall time, for a machine with other load"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 if __name__ == "__main__":

@@ -41,13 +41,14 @@ at once.
 
 def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     """One line a provider, one column a figure."""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    settings = (
+        f"split {about['split']}, {about['pictures']} pictures, {about['ablations']} ablations a picture, "
+        f"seed {about['seeds'][0]}"
+    )
     lines = [
         "# Relevance providers",
         "",
-        f"Measured by `{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
-        f"split {about['split']}, {about['pictures']} pictures, {about['ablations']} ablations a picture, "
-        f"seed {about['seeds'][0]}; {about['seconds']} s.",
+        f"Measured by {report.measured_by(about, settings)}.",
         "",
         NOTES,
         f"| provider | {' | '.join(spec.name for spec in SPECS)} |",

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.arguments import positive
 from benchmarks.quality import captioning, drawing, figures, knowledge, renders, report, speed
 from benchmarks.quality.bench import Bench
 from benchmarks.quality.rows import Measure, Row, Section, rows_of
@@ -118,17 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tiny_gill", description=__doc__)
     parser.add_argument("--weights", default="tiny_gill", help="a folder, or one that the package ships")
     parser.add_argument("--quick", action="store_true", help="few pictures: does everything run?")
-    parser.add_argument("--count", type=_positive, help="pictures drawn per row and seed (100)")
+    parser.add_argument("--count", type=positive, help="pictures drawn per row and seed (100)")
     parser.add_argument("--only", metavar="A,B", help=f"sections: {', '.join(SECTIONS)}")
     parser.add_argument("--out", help="folder of the results (docs; build/quality for a part of them)")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def _command(given: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.editing.figures import BOTH, GROWTH, IMAGE, SEVERAL, TEXT, Rows, measure
 from benchmarks.editing.plan import LAYER
-from benchmarks.quality.report import summary
+from benchmarks.quality.report import measured_by, summary
 from benchmarks.quality.rows import Row, Spec
 
 NOTES = """\
@@ -100,12 +100,10 @@ def write(rows: Rows, about: Mapping[str, Any], out: Path, *, planned: int) -> l
 
 
 def _markdown(rows: Rows, held: Sequence[Row], about: Mapping[str, Any], planned: int) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [
         "# Editing",
         "",
-        f"Measured by `{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
-        f"{len(rows)} of {planned} rows, {about['seconds']} s of processor time.",
+        f"Measured by {measured_by(about, f'{len(rows)} of {planned} rows')} of processor time.",
         "",
         NOTES,
         "## Targets",

@@ -100,9 +100,12 @@ def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) ->
     lines = [
         "# The quality of the embedded model",
         "",
-        f"Measured by {_measured_by(about)}.",
+        f"Measured by {measured_by(about, _seeds(about))}.",
         "",
-        *(f"After that, some of it again by {_measured_by(again)}.\n" for again in about.get("again", ())),
+        *(
+            f"After that, some of it again by {measured_by(again, _seeds(again))}.\n"
+            for again in about.get("again", ())
+        ),
         NOTES,
         summary(rows),
         "",
@@ -113,8 +116,16 @@ def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) ->
         ),
         "",
     ]
+    lines += section_tables(rows, interval="95 % interval")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def section_tables(rows: Sequence[Row], *, interval: str) -> list[str]:
+    """Lines of Markdown: a table for each section; `interval`: the heading of that column."""
+    lines = []
     for title, group in groupby(rows, key=lambda row: row.section):
-        lines += [f"## {title}", "", "| measure | value | 95 % interval | n | target | |", "| --- " * 6 + "|"]
+        lines += [f"## {title}", "", f"| measure | value | {interval} | n | target | |", "| --- " * 6 + "|"]
         for row in group:
             n = str(row.measure.n) if row.measure else ""
             note = f" ({row.measure.note})" if row.measure and row.measure.note else ""
@@ -122,16 +133,18 @@ def write_markdown(rows: Sequence[Row], about: Mapping[str, Any], path: Path) ->
             cells = (row.spec.name + note, row.value_text, row.interval_text, n, row.target_text, verdict)
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines), encoding="utf-8")
+    return lines
 
 
-def _measured_by(about: Mapping[str, Any]) -> str:
+def measured_by(about: Mapping[str, Any], *more: str) -> str:
+    """By which command, at which commit, on what, and `more` that has to be said of it."""
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    return (
-        f"`{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}; "
-        f"seeds {', '.join(map(str, about['seeds']))}; {about['seconds']} s"
-    )
+    where = f"`{about['command']}` at commit {about['commit']} on {about['machine']}; {versions}"
+    return "; ".join([where, *more, f"{about['seconds']} s"])
+
+
+def _seeds(about: Mapping[str, Any]) -> str:
+    return f"seeds {', '.join(map(str, about['seeds']))}"
 
 
 def summary(rows: Sequence[Row]) -> str:
