@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from nam.app.build import build
+from nam.app.build import build, build_all
 from nam.app.config import claim_run_folder
 from nam.app.settings import SETTLED
 from nam.errors import ConfigError
@@ -160,6 +160,7 @@ def _close(
     from nam.evaluate.leaderboard.settings import HEADLINES
     from nam.evaluate.leaderboard.table import frame_of, leads, summarise
     from nam.report.leaderboard import build_leaderboard_report, write_figure, write_markdown
+    from nam.report.tracking import track_leaderboard
     from nam.store.files import atomic, write_json
     from nam.store.provenance import now, peak_memory
 
@@ -185,6 +186,8 @@ def _close(
     write_figure(rows, folder / "leaderboard.png", reference=settings.reference)
     write_markdown(rows, folder / MARKDOWN_FILE, manifest=manifest)
     report = build_leaderboard_report(rows, folder, manifest=manifest, reference=settings.reference)
+    container: Any = OmegaConf.to_container(cfg, resolve=True)
+    track_leaderboard(build_all(cfg.logger), frame_of(rows), folder / "leaderboard.png", settings=container)
     _print(rows, folder, report, errors)
     return report
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,13 +66,43 @@ def track(
         metrics: What metrics.json holds; nested names are joined by "/".
         tops: As `nam.report.tops.top_neurons` gives them.
     """
-    scalars = dict(flat(metrics))
+    _send(loggers, settings, dict(flat(metrics)), partial(_run_to_wandb, run=run, tops=tops))
+
+
+def track_leaderboard(
+    loggers: Sequence[Logger], table: DataFrame, figure: Path, *, settings: Mapping[str, Any]
+) -> None:
+    """Send a leaderboard to every logger, as `track` does.
+
+    Args:
+        loggers: Of Lightning.
+        table: Columns modality, method, region, measure, value; a scalar for each row.
+        figure: The picture of it.
+        settings: The resolved configuration.
+    """
+    names = table["modality"] + "/" + table["method"] + "/" + table["region"] + "/" + table["measure"]
+    scalars = {name: value for name, value in zip(names, table["value"], strict=True) if np.isfinite(value)}
+
+    def to_wandb(logger: WandbLogger) -> None:
+        logger.log_table("leaderboard", dataframe=table)
+        logger.log_image("leaderboard figure", [Image.open(figure)])
+        logger.experiment.finish()
+
+    _send(loggers, settings, scalars, to_wandb)
+
+
+def _send(
+    loggers: Sequence[Logger],
+    settings: Mapping[str, Any],
+    scalars: dict[str, float],
+    to_wandb: Callable[[WandbLogger], None],
+) -> None:
     for logger in loggers:
         with forgiven(logger):
             logger.log_hyperparams(dict(settings))
             logger.log_metrics(scalars)
             if isinstance(logger, WandbLogger):
-                _to_wandb(logger, run, tops)
+                to_wandb(logger)
             logger.save()
             logger.finalize("success")
 
@@ -97,7 +129,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
             yield f"{prefix}{name}", float(value)
 
 
-def _to_wandb(logger: WandbLogger, run: Run, tops: DataFrame) -> None:
+def _run_to_wandb(logger: WandbLogger, *, run: Run, tops: DataFrame) -> None:
     import wandb
 
     logger.log_table("top_neurons", dataframe=tops)

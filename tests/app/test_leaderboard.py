@@ -17,6 +17,7 @@ from nam.app.settings import check_attribution
 from nam.evaluate.drawn import PictureProbe
 from nam.evaluate.leaderboard.agreeing import Agreement
 from nam.mllm.gill import GILL
+from tests.app.test_tracking import records
 from tests.runs import command_line, write_table
 
 METHODS = "reduction=[act,acu,gradxact,nam]"
@@ -68,11 +69,32 @@ def run(
     return run
 
 
+def tracked(folder: Path, rows: pd.DataFrame) -> None:
+    """W&B and the CSV logger have every row."""
+    names = (rows["modality"] + "/" + rows["method"] + "/" + rows["region"] + "/" + rows["measure"]).tolist()
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    history = {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in records(path)
+        for item in record.history.item
+    }
+    assert [history[name] for name in names] == pytest.approx(rows["value"].tolist())
+    assert history["leaderboard/_type"] == "table-file"
+    (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert len(json.loads(table.read_text())["data"]) == len(rows)
+    (picture,) = folder.glob("wandb/offline-run-*/files/media/images/*.png")
+    with Image.open(picture) as one, Image.open(folder / "leaderboard.png") as other:
+        assert one.size == other.size
+    curves = pd.read_csv(folder / "curves" / "version_0" / "metrics.csv").iloc[-1]
+    assert curves[names].tolist() == pytest.approx(rows["value"].tolist())
+
+
 def test_a_leaderboard_from_one_command_and_again_from_its_cache(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run("out")
+    folder = run("out", "logger=many")
     rows = pd.read_parquet(folder / "leaderboard.parquet")
+    tracked(folder, rows)
     agreement = rows[rows["measure"] == "spearman[proxy_pixels]"]
     found = set(zip(agreement["method"], agreement["region"], strict=True))
     regional = {(m, r) for m in ("acu", "gradxact", "nam") for r in ("mask", "whole", "ones")}
