@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from nam.app.build import build, build_all, check, check_call
-from nam.app.config import claim_run_folder, command
+from nam.app.callbacks import Curve
+from nam.app.command import command
+from nam.app.config import claim_run_folder
+from nam.app.loggers import give_up
 from nam.app.quiet import hush
+from nam.app.sweep import going_on
 from nam.clock import Clock
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
     from nam.editor.delta import Delta
     from nam.editor.select import Selection
-    from nam.mllm.base import MLLM
-    from nam.types import NeuronSet
+
+#: What a run's results depend on: the same when it is resumed.
+SETTLED = (
+    *("seed", "mllm", "segmenter", "relevance", "reduction", "editor"),
+    *("edit", "prompts", "evaluate", "judge", "clip"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +57,61 @@ class SelectSettings:
 
 
 @command("edit")
+@going_on
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Make (or re-apply) one edit and measure it. Returns its figures."""
     hush()
+    saved = read_saved(cfg)
     selection = check_edit(cfg)
-    from nam.app.edited import close
-    from nam.editor import read_delta
+    from nam.app.edited import close, look
+    from nam.app.make_edit import begin, made_before, make
     from nam.evaluate.judge import load_judge
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     clock = Clock()
-    delta = read_delta(cfg.edit.apply) if cfg.edit.apply else None
     mllm, judge = build(cfg.mllm), load_judge(cfg.judge)
     loggers = build_all(cfg.logger)
-    claim_run_folder(cfg)
-    if delta is None:
-        delta = make(cfg, mllm, selection, loggers, clock)
-    return close(cfg, mllm, delta, judge, loggers, clock)
+    curve = Curve()  # before the callback that saves it in a checkpoint
+    callbacks = [curve, *build_all(cfg.callbacks)]
+    trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    mllm.to(trainer.strategy.root_device)
+    claim_run_folder(cfg, settled=SETTLED)
+    delta = saved or made_before(cfg)
+    begin(cfg, mllm)
+    try:
+        before = look(cfg, mllm, judge, clock)
+        if delta is None:
+            delta = make(cfg, mllm, selection, trainer, curve, clock)
+        return close(cfg, mllm, delta, before, judge, loggers, clock)
+    except BaseException:
+        give_up()
+        raise
+
+
+def read_saved(cfg: DictConfig) -> Delta | None:
+    """The delta of `edit.apply`, None without one; what it says of itself is filled into the configuration.
+
+    Raises:
+        EditError: there is no such file, or it is no delta.
+        ConfigError: it turns another concept than the one that is asked for.
+    """
+    from nam.editor import read_delta
+
+    if not cfg.edit.apply:
+        return None
+    delta = read_delta(cfg.edit.apply)
+    for key in ("source", "target", "modality"):
+        found = delta.manifest.get(key)
+        given = None if OmegaConf.is_missing(cfg.edit, key) else cfg.edit[key]
+        if found is not None and given not in (None, found) and key != "modality":
+            raise ConfigError(f"edit.{key}={given}, but {cfg.edit.apply} has {found!r}: leave edit.{key} out")
+        if found is not None:
+            cfg.edit[key] = found
+    return delta
 
 
 def check_edit(cfg: DictConfig) -> Selection:
-    """Refuse a configuration that cannot be run, before anything is loaded. Raises ConfigError."""
+    """Refuse a configuration that cannot be run, before anything is loaded. Raises ConfigError, EditError."""
     from nam.editor.base import Goal
     from nam.editor.select import Selection
     from nam.types import Concept
@@ -93,6 +133,13 @@ def check_edit(cfg: DictConfig) -> Selection:
         raise ConfigError("trainer.devices must be 1: an edit is one process's work; sweep with -m")
     build(cfg.editor)
     Goal(Concept(cfg.edit.source), Concept(cfg.edit.target), cfg.edit.modality)
+    prompts = build(cfg.prompts)
+    for key in ("source", "target"):
+        try:
+            prompts.of(cfg.edit[key])
+        except ConfigError as error:
+            raise ConfigError(f"edit.{key}={cfg.edit[key]}: {error}") from error
+    _check_ranking(cfg)
     chosen = plain["edit"]["select"]
     return Selection(
         k=cfg.edit.k,
@@ -103,82 +150,17 @@ def check_edit(cfg: DictConfig) -> Selection:
     )
 
 
-def make(cfg: DictConfig, mllm: MLLM, selection: Selection, loggers: list[Any], clock: Clock) -> Delta:
-    """Select neurons, build the cases, run the editor; the delta, not applied."""
-    from nam.data.concepts import concept_of
-    from nam.editing import delta_of, module_of
-    from nam.editor.base import Goal, Problem
-    from nam.editor.cases import Pair, build_cases
+def _check_ranking(cfg: DictConfig) -> None:
+    """Where the ranking of the neurons is to come from. Raises ConfigError, EditError, StoreError."""
+    from nam.app.make_edit import method_of
+    from nam.editor.ranking import finished_run
 
-    trainer: L.Trainer = build(cfg.trainer, callbacks=build_all(cfg.callbacks), logger=loggers)
-    device = trainer.strategy.root_device
-    mllm.to(device)
-    source, target = cfg.edit.source, cfg.edit.target
-    with clock("select"):
-        chosen = select_neurons(cfg, mllm, selection)
-    with clock("cases"):
-        prompts = build(cfg.prompts)
-        asked = zip(prompts.of(source), prompts.of(target, like=source), strict=True)
-        found = build_cases(
-            mllm,
-            goal := Goal(concept_of(source), concept_of(target), cfg.edit.modality),
-            [Pair(one.sample, other.sample) for one, other in asked],
-            [one.sample for one in prompts.kept(source)],
-            margin=cfg.edit.margin,
-        )
-    problem = Problem(mllm=mllm, goal=goal, cases=found.cases)
-    with clock("edit"):
-        module = module_of(problem, build(cfg.editor), chosen, seed=cfg.seed)
-        _fit(cfg, trainer, module)
-    mllm.to(device)
-    manifest = {
-        "selection": OmegaConf.to_container(cfg.edit.select, resolve=True),
-        "prompts": [one.sample.prompt for one in prompts.of(source)],
-        "seed": cfg.seed,
-        "overrides": list(cfg.overrides),
-    }
-    return delta_of(module, found, manifest=manifest)
-
-
-def select_neurons(cfg: DictConfig, mllm: MLLM, selection: Selection) -> NeuronSet:
-    """The neurons by a finished run, or by attributing a few prompts about every thing now."""
-    from nam.attribution import Attributor
-    from nam.editing import attribute_things
-    from nam.editor.ranking import means_of_run, means_of_works, rankings_of
-    from nam.editor.select import select
-
-    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
-    chosen = cfg.edit.select
-    method = cfg.edit.method or next(iter(methods), "nam")
+    if cfg.edit.select.samples < 1:
+        raise ConfigError(f"edit.select.samples must be at least 1, got {cfg.edit.select.samples}")
+    methods = [str(name) for name, node in cfg.reduction.items() if node is not None]
+    if cfg.edit.apply:
+        return
     if cfg.edit.run:
-        means = means_of_run(cfg.edit.run, method)
-    else:
-        if method not in methods:
-            raise ConfigError(f"edit.method={method} is not among reduction={list(methods)}")
-        attributor = Attributor(
-            mllm=mllm,
-            segmenter=build(cfg.segmenter),
-            relevance=build(cfg.relevance),
-            methods={method: methods[method]},
-        )
-        with Console().status("attributing"):
-            works = attribute_things(
-                attributor,
-                concepts=() if chosen.contrast else (cfg.edit.source,),
-                samples=chosen.samples,
-                seed=cfg.seed,
-            )
-        means = means_of_works(works, method)
-    return select(rankings_of(means, cfg.edit.source, contrast=chosen.contrast), selection)
-
-
-def _fit(cfg: DictConfig, trainer: L.Trainer, module: Any) -> None:
-    checkpoint = Path(cfg.run_dir, "checkpoints", "last.ckpt")
-    last = str(checkpoint) if cfg.resume and checkpoint.is_file() else None
-    try:
-        trainer.fit(module, ckpt_path=last, weights_only=True)
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        line = f"interrupted: go on with resume={cfg.run_dir}"
-        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-        raise SystemExit(130) from stop
-    trainer.save_checkpoint(checkpoint, weights_only=False)
+        finished_run(cfg.edit.run, method_of(cfg))
+    elif not methods or cfg.edit.method not in (None, *methods):
+        raise ConfigError(f"edit.method={cfg.edit.method} is not among reduction={methods}")

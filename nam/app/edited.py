@@ -1,128 +1,195 @@
-"""What an edit leaves: figures before and after, the patch, the grid, and a table."""
+"""What an edit leaves: figures before and after, the patch, the grid, the report, and a table."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nam.app.build import build
+from nam.app.make_edit import CURVE_FILE, PATCH_FILE
 from nam.clock import Clock
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from torch import Tensor
 
     from nam.editor.delta import Delta
     from nam.evaluate.editing import Seen
     from nam.evaluate.judge import Judge
     from nam.mllm.base import MLLM
+    from nam.report.edit_rows import Row
+    from nam.report.grid import Column
 
-PATCH_FILE, GRID_FILE = "patch.safetensors", "before_after.png"
+GRID_FILE = "before_after.png"
 
-#: What the table shows: a figure of `nam.evaluate.editing`, and how to say it.
-_ROWS = (
-    ("drawn", "target drawn when the source is asked for"),
-    ("said", "target said when the source is asked for"),
-    ("caption_said", "target said of a picture of the source"),
-    ("colour_kept", "colour kept in the target's pictures"),
-    ("place_kept", "place kept in the target's pictures"),
-    ("riddle_said", "riddles about the source: target said"),
-    ("riddle_drawn", "riddles about the source: target drawn"),
-    ("words_kept", "the source's own words unchanged"),
-    ("picture_kept", "the source's own pictures unchanged"),
-    ("others_drawn", "other things: same thing drawn"),
-    ("others_scene", "other things: same thing, colour, place"),
-    ("others_text", "other things: same words"),
-    ("others_caption", "other things: same caption"),
-    ("others_riddle", "other things: same answer to a riddle"),
-    ("others_top1", "other things: same next word (top-1)"),
-)
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """How the unedited model answers: `seen`, and what entered its final norm, `streams`."""
+
+    seen: list[Seen]
+    streams: list[Tensor]
+
+
+def look(cfg: DictConfig, mllm: MLLM, judge: Judge, clock: Clock) -> Before:
+    """Ask the unedited model every held-out prompt.
+
+    Raises:
+        EditError: asked for the source or the target, it never says or never draws it.
+    """
+    from nam.editor.cases import streams_of
+    from nam.editor.delta import EditError
+    from nam.evaluate.editing import ask
+
+    prompts, words = build(cfg.evaluate), cfg.edit.modality == "text"
+    asked = prompts.asked(build(cfg.prompts), cfg.edit.source)
+    with clock("before"), Console().status("before"):
+        seen = ask(mllm, asked, judge, batch=prompts.batch)
+        streams = streams_of(mllm, [one.generation for one in seen])
+    for key in ("source", "target"):
+        noun = cfg.edit[key]
+        mine = [one for one in seen if one.asked.noun == noun and one.asked.kind == "draw"]
+        if mine and not any(noun in (one.said if words else one.drawn) for one in mine):
+            raise EditError(
+                f"{mllm.name} {'says' if words else 'draws'} {noun!r} in none of {len(mine)} requests for "
+                f"it: there is nothing to edit; set edit.{key} to something that it knows"
+            )
+    return Before(seen, streams)
 
 
 def close(
-    cfg: DictConfig, mllm: MLLM, delta: Delta, judge: Judge, loggers: list[Any], clock: Clock
+    cfg: DictConfig, mllm: MLLM, delta: Delta, before: Before, judge: Judge, loggers: list[Any], clock: Clock
 ) -> dict[str, Any]:
     """Measure a delta on held-out prompts, save everything, print the table. Returns the figures."""
-    from nam.editor.cases import streams_of
-    from nam.editor.delta import EditError
-    from nam.evaluate.editing import ask, drift, matrix, measure
+    from nam.evaluate.editing import matrix
+    from nam.mllm.words import WordBook
+    from nam.report.edit_report import build_edit_report
+    from nam.report.edit_rows import rows_of
     from nam.report.editing import track_edit
-    from nam.store.files import atomic, write_json
+    from nam.report.grid import before_after
+    from nam.store.files import atomic, read_json, write_json
 
-    folder, source, target = Path(cfg.run_dir), cfg.edit.source, cfg.edit.target
-    prompts = build(cfg.evaluate)
-    asked = prompts.asked(build(cfg.prompts), source)
-    with clock("measure"), Console().status("before and after"):
-        before = ask(mllm, asked, judge, batch=prompts.batch)
-        streams = streams_of(mllm, [one.generation for one in before])
-        with delta.applied(mllm):
-            after = ask(mllm, asked, judge, batch=prompts.batch)
-            moved = drift(mllm, before, streams, source=source)
-    figures: dict[str, Any] = {**measure(before, after, source=source, target=target), **moved}
-    known = "drawn_before" if cfg.edit.modality != "text" else "said_before"
-    if figures[known] == 0:
-        raise EditError(f"the model never {known.partition('_')[0]} {source!r} when asked: nothing to edit")
+    folder = Path(cfg.run_dir)
+    edit = {key: cfg.edit[key] for key in ("source", "target", "modality")}
+    old_words = WordBook(mllm)(delta.neurons.neurons)
+    after, first, figures, counts = measured(cfg, mllm, delta, before, judge, clock)
+    with delta.applied(mllm):
+        new_words = WordBook(mllm)(delta.neurons.neurons)
     figures |= {"norm": delta.norm, "neurons": len(delta.neurons), "seconds": dict(clock.seconds)}
-    tables = {"before": matrix(before), "after": matrix(after)}
+    tables = {"before": matrix(before.seen), "after": matrix(after)}
     delta = replace(delta, manifest={**delta.manifest, "figures": figures})
     delta.save(folder / PATCH_FILE)
-    grid = grid_of(before, after, source=source, target=target)
+    groups = columns_of(before.seen, after, source=cfg.edit.source, target=cfg.edit.target)
+    grid = before_after(groups)
     with atomic(folder / GRID_FILE) as temporary:
         grid.save(temporary, format="png")
-    write_json(folder / "metrics.json", {**figures, "matrix": tables})
-    _print(figures, delta, folder, source=source, target=target)
+    write_json(folder / "metrics.json", {**figures, "before": first, "counts": counts, "matrix": tables})
+    rows = rows_of(figures, first, counts, **edit)
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    manifest = finished_manifest(folder, clock)
+    curve = folder / CURVE_FILE
+    report = build_edit_report(
+        folder,
+        delta=delta,
+        edit=edit,
+        settings=settings,
+        manifest=manifest,
+        rows=rows,
+        groups=groups,
+        tables=tables,
+        curve=read_json(curve)["steps"] if curve.is_file() else [],
+        words=list(zip(old_words, new_words, strict=True)),
+        total=len(mllm.ffn_sites) * mllm.ffn_sites[0].width,
+    )
+    write_json(folder / "manifest.json", manifest)
     track_edit(
         loggers, settings=settings, figures=figures, tables=tables, grid=grid, patch=folder / PATCH_FILE
     )
+    _print(rows, delta, clock, [folder / PATCH_FILE, folder / GRID_FILE, report], edit)
     return figures
 
 
-def grid_of(before: list[Seen], after: list[Seen], *, source: str, target: str) -> Image:
-    """The source's pictures, one a combination, and one of each of some other things, before and after."""
-    from nam.report.grid import Column, before_after
+def measured(
+    cfg: DictConfig, mllm: MLLM, delta: Delta, before: Before, judge: Judge, clock: Clock
+) -> tuple[list[Seen], dict[str, Any], dict[str, Any], dict[str, int]]:
+    """The answers with the delta, the figures of the unedited and of the edited model, and how many prompts
+    are behind each."""
+    import numpy as np
 
-    mine: list[Column] = []
+    from nam.evaluate.clipscore import load_clipscore
+    from nam.evaluate.edit_reading import drift, resemblance
+    from nam.evaluate.editing import ask, measure, observe
+
+    prompts, names = build(cfg.evaluate), {"source": cfg.edit.source, "target": cfg.edit.target}
+    with clock("after"), Console().status("after"):
+        with delta.applied(mllm):
+            after = ask(mllm, [one.asked for one in before.seen], judge, batch=prompts.batch)
+            moved = drift(mllm, before.seen, before.streams, **names)
+        observed = observe(before.seen, after, **names)
+        if cfg.clip is not None:
+            observed |= resemblance(load_clipscore(cfg.clip), before.seen, after, **names)
+    figures: dict[str, Any] = {name: float(np.mean(found)) for name, found in observed.items() if found}
+    counts = {name: len(found) for name, found in observed.items()}
+    return after, measure(before.seen, before.seen, **names), {**figures, **moved}, counts
+
+
+def columns_of(
+    before: Sequence[Seen], after: Sequence[Seen], *, source: str, target: str
+) -> list[tuple[str, list[Column]]]:
+    """The source's pictures, one a request, and one of each other thing, before and after."""
+    from nam.report.grid import Column
+
+    mine: dict[str, Column] = {}
     rest: dict[str, Column] = {}
-    shown = set()
     for old, new in zip(before, after, strict=True):
         if old.asked.kind != "draw":
             continue
+        prompt, noun = old.asked.sample.prompt, old.asked.noun
         column = Column(
-            old.asked.sample.prompt,
-            old.generation.image,
-            new.generation.image,
-            old.generation.text,
-            new.generation.text,
+            prompt, old.generation.image, new.generation.image, old.generation.text, new.generation.text
         )
-        if old.asked.noun != source:
-            rest.setdefault(old.asked.noun, column)
-        elif old.asked.sample.prompt not in shown:
-            shown.add(old.asked.sample.prompt)
-            mine.append(column)
+        if noun == source:
+            mine.setdefault(prompt, column)
+        else:
+            rest.setdefault(noun, column)
     others = [rest[noun] for noun in sorted(rest, key=lambda noun: noun != target)]
-    return before_after([(f"{source} -> {target}", mine), ("everything else", others)])
+    return [(f"{source} -> {target}", list(mine.values())), ("everything else", others)]
 
 
-def _print(figures: dict[str, Any], delta: Delta, folder: Path, *, source: str, target: str) -> None:
-    table = Table("held-out prompts", "share", title=f"{source} -> {target}")
-    for name, title in _ROWS:
-        if figures.get(name) is not None:
-            table.add_row(title, f"{figures[name]:.0%}")
+def finished_manifest(folder: Path, clock: Clock) -> dict[str, Any]:
+    """manifest.json at the end of a run."""
+    from nam.store.files import read_json
+    from nam.store.provenance import now, peak_memory
+
+    return {
+        **read_json(folder / "manifest.json"),
+        "status": "finished",
+        "finished": now(),
+        "seconds": dict(clock.seconds),
+        "peak_memory": peak_memory(),
+    }
+
+
+def _print(rows: Sequence[Row], delta: Delta, clock: Clock, files: Sequence[Path], edit: Any) -> None:
+    source, target = edit["source"], edit["target"]
+    table = Table("held-out prompts", "before", "after", title=escape(f"{source} -> {target}"))
+    heading = ""
+    for row in rows:
+        if row.group != heading:
+            table.add_section()
+            table.add_row(f"[bold]{escape(heading := row.group)}[/bold]", "", "")
+        title = escape(row.title)
+        table.add_row(f"[green]{title}[/green]" if row.aimed else title, row.before, row.after)
     console = Console()
     console.print(table)
-    leak = ", ".join(
-        f"{where} {figures[f'{where}_kl']:.4f} nats, {figures[f'{where}_img'] or 0:.1%} of the drawing states"
-        for where in ("source", "others")
-        if figures[f"{where}_kl"] is not None
-    )
-    console.print(f"moved with the words held: {leak}", highlight=False)
-    seconds = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in figures["seconds"].items())
+    seconds = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in clock.seconds.items())
     line = f"{len(delta.neurons)} neurons, l2 norm {delta.norm:.3f}; {seconds}"
     console.print(line, highlight=False)
-    for name in (PATCH_FILE, GRID_FILE):
-        console.print(str(folder / name), highlight=False, soft_wrap=True)
+    for path in files:
+        console.print(str(path), highlight=False, soft_wrap=True)

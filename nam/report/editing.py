@@ -8,10 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 
+from nam.report.edit_figures import Matrix, matrix_figure
 from nam.report.tracking import flat, forgiven
 
 
@@ -20,7 +20,7 @@ def track_edit(
     *,
     settings: Mapping[str, Any],
     figures: Mapping[str, Any],
-    tables: Mapping[str, Mapping[str, Mapping[str, float]]],
+    tables: Mapping[str, Matrix],
     grid: Image.Image,
     patch: Path,
 ) -> None:
@@ -30,7 +30,7 @@ def track_edit(
         loggers: Of Lightning.
         settings: The resolved configuration.
         figures: What was measured.
-        tables: Asked concept -> drawn concept -> share, "before" and "after".
+        tables: What was drawn where each thing was asked for, "before" and "after".
         grid: Pictures before and after.
         patch: The saved delta.
     """
@@ -48,27 +48,10 @@ def track_edit(
             logger.finalize("success")
 
 
-def heat_map(
-    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
-) -> Image.Image:
-    """Which thing was drawn (columns) where each was asked for (rows), before and after."""
-    from matplotlib.figure import Figure
-
-    rows = list(before)
-    columns = [*rows, "nothing"]
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    for panel, (title, table) in zip(
-        figure.subplots(1, 2), (("before", before), ("after", after)), strict=True
-    ):
-        values = np.array([[table[row].get(column, 0.0) for column in columns] for row in rows])
-        panel.imshow(values, vmin=0, vmax=1, cmap="Blues")
-        panel.set_title(title)
-        panel.set_xticks(range(len(columns)), columns, rotation=90)
-        panel.set_yticks(range(len(rows)), rows)
-        panel.set_xlabel("drawn")
-        panel.set_ylabel("asked for")
+def heat_map(before: Matrix, after: Matrix) -> Image.Image:
+    """`matrix_figure` as a picture."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
+    matrix_figure(before, after).savefig(buffer, format="png", dpi=80)
     return Image.open(buffer).convert("RGB")
 
 

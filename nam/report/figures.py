@@ -79,10 +79,11 @@ def layer_figure(counts: Mapping[int, Mapping[str, Sequence[int] | NDArray[np.in
         frameon=False,
         labelcolor="#334155",
     )
-    return _svg_uri(figure)
+    return svg_uri(figure)
 
 
-def _svg_uri(figure: Any) -> str:
+def svg_uri(figure: Any) -> str:
+    """A matplotlib figure as SVG inside a URI, the same bytes whenever it is drawn."""
     import matplotlib
 
     buffer = BytesIO()

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import nam.editor.delta
 from nam.editor import Delta, EditError, compose, difference, read_delta
 from nam.mllm.gill import GILL
 from nam.types import Neuron, NeuronSet
@@ -182,3 +183,27 @@ def test_files_that_are_no_deltas_are_refused(gill: GILL, tmp_path: Path) -> Non
     path.write_bytes(whole[:-3] + bytes(byte ^ 1 for byte in whole[-3:]))
     with pytest.raises(EditError, match="is damaged"):
         read_delta(path)
+
+
+@pytest.mark.parametrize("act", ["apply", "revert"])
+def test_what_stops_a_write_half_way_leaves_the_original_weights(
+    act: str, gill: GILL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights(gill)
+    delta = some(gill, (0, 1), (1, 2))
+    if act == "revert":
+        delta.apply(gill)
+    write, calls = nam.editor.delta.write_columns, []
+
+    def stopped(mllm: GILL, neurons: NeuronSet, columns: Tensor) -> None:
+        calls.append(columns)
+        if len(calls) == 1:
+            write(mllm, NeuronSet(neurons.neurons[:1]), columns[:1])
+            raise KeyboardInterrupt
+        write(mllm, neurons, columns)
+
+    monkeypatch.setattr("nam.editor.delta.write_columns", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(delta, act)(gill)
+    assert_same_bits(gill, before)
+    assert nam.editor.delta.applied_deltas(gill) == ()

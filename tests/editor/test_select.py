@@ -7,7 +7,7 @@ import torch
 
 from nam.editor.delta import EditError
 from nam.editor.ranking import rankings_of
-from nam.editor.select import Ranking, Selection, select
+from nam.editor.select import Ranking, Selection, layer_neurons, refuse_impossible, select
 from nam.errors import ConfigError
 from nam.types import Modality
 
@@ -86,3 +86,19 @@ def test_contrast_subtracts_the_other_concepts_mean() -> None:
     assert torch.equal(rankings_of(means, "cat", contrast=True)["image"].scores, IMAGE - TEXT / 2)
     with pytest.raises(EditError, match=r"no scores of 'fish'.*cat, dog, sun"):
         rankings_of(means, "fish", contrast=True)
+
+
+def test_whole_layers_need_no_ranking() -> None:
+    assert [(n.layer, n.unit) for n in layer_neurons((3, 2), (1, 2))] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert len(layer_neurons((3, 2), None)) == 6
+    with pytest.raises(EditError, match="the model's layers are 0 to 2"):
+        layer_neurons((3, 2), (1, 3))
+
+
+def test_what_no_ranking_can_give_is_refused_before_there_is_one() -> None:
+    refuse_impossible((3, 2), Selection(k=6))
+    refuse_impossible((3, 2), Selection(k=7, by="layer"))
+    with pytest.raises(EditError, match=r"edit.k=7, but the model has 6 neurons: lower edit.k"):
+        refuse_impossible((3, 2), Selection(k=7))
+    with pytest.raises(EditError, match=r"has 2 neurons in edit.select.layers=\[1, 1\]"):
+        refuse_impossible((3, 2), Selection(k=3, layers=(1, 1)))

@@ -1,0 +1,159 @@
+"""How `edit.py` makes an edit: select neurons, build the cases, run the editor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from nam.app.build import build
+from nam.app.callbacks import Curve
+from nam.app.command import INTERRUPTED, TERMINATED
+from nam.clock import Clock
+from nam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nam.editor.delta import Delta
+    from nam.editor.ranking import Means
+    from nam.editor.select import Selection
+    from nam.mllm.base import MLLM
+    from nam.types import NeuronSet
+
+#: Files of a run folder: the delta, and how it came about.
+PATCH_FILE, CURVE_FILE = "patch.safetensors", "curve.json"
+
+
+def made_before(cfg: DictConfig) -> Delta | None:
+    """The delta that an interrupted run has made already; None where it has not.
+
+    Raises:
+        ConfigError: the run has come to its end.
+    """
+    from nam.editor import read_delta
+    from nam.store.files import read_json
+
+    folder = Path(cfg.run_dir)
+    manifest = folder / "manifest.json"
+    if not cfg.resume:
+        return None
+    if manifest.is_file() and read_json(manifest).get("status") == "finished":
+        raise ConfigError(
+            f"resume={cfg.resume}: the edit is finished, there is nothing to resume; "
+            f"edit.apply={folder / PATCH_FILE} measures it anew"
+        )
+    return read_delta(folder / PATCH_FILE) if (folder / PATCH_FILE).is_file() else None
+
+
+def begin(cfg: DictConfig, mllm: MLLM) -> None:
+    """Write manifest.json, what is known at the start; a resumed run has it."""
+    from nam.app.attribute import manifest_of
+    from nam.store.files import write_json
+
+    path = Path(cfg.run_dir, "manifest.json")
+    if not path.is_file():
+        editor = str(cfg.editor["_target_"]).rpartition(".")[2]
+        write_json(path, {**manifest_of(cfg, mllm, [method_of(cfg)]), "editor": editor})
+
+
+def make(
+    cfg: DictConfig, mllm: MLLM, selection: Selection, trainer: L.Trainer, curve: Curve, clock: Clock
+) -> Delta:
+    """Select neurons, build the cases, run the editor; `curve` is among the trainer's callbacks. The delta is
+    saved, and not applied."""
+    from nam.data.concepts import concept_of
+    from nam.editing import delta_of, module_of
+    from nam.editor.base import Goal, Problem
+    from nam.editor.cases import Pair, build_cases
+    from nam.store.files import write_json
+    from nam.types import NeuronSet
+
+    source, target = cfg.edit.source, cfg.edit.target
+    editor = build(cfg.editor)
+    with clock("select"):
+        chosen = select_neurons(cfg, mllm, selection) if editor.selects else NeuronSet(())
+    with clock("cases"), Console().status("what the model should say and draw"):
+        prompts = build(cfg.prompts)
+        asked = zip(prompts.of(source), prompts.of(target, like=source), strict=True)
+        found = build_cases(
+            mllm,
+            goal := Goal(concept_of(source), concept_of(target), cfg.edit.modality),
+            [Pair(one.sample, other.sample) for one, other in asked],
+            [one.sample for one in prompts.kept(source)],
+            margin=cfg.edit.margin,
+        )
+    problem = Problem(mllm=mllm, goal=goal, cases=found.cases)
+    with clock("edit"):
+        module = module_of(problem, editor, chosen, seed=cfg.seed)
+        _fit(cfg, trainer, module)
+    mllm.to(trainer.strategy.root_device)
+    manifest = {
+        "selection": OmegaConf.to_container(cfg.edit.select, resolve=True) if editor.selects else None,
+        "method": method_of(cfg),
+        "prompts": [one.sample.prompt for one in prompts.of(source)],
+        "seed": cfg.seed,
+        "overrides": list(cfg.overrides),
+    }
+    delta = delta_of(module, found, manifest=manifest)
+    write_json(Path(cfg.run_dir, CURVE_FILE), {"steps": curve.steps})
+    delta.save(Path(cfg.run_dir, PATCH_FILE))
+    return delta
+
+
+def method_of(cfg: DictConfig) -> str:
+    """The method whose scores rank the neurons."""
+    methods = [str(name) for name, node in cfg.reduction.items() if node is not None]
+    return str(cfg.edit.method or next(iter(methods), "nam"))
+
+
+def select_neurons(cfg: DictConfig, mllm: MLLM, selection: Selection) -> NeuronSet:
+    """The neurons by a finished run, or by attributing a few prompts about every thing now."""
+    from nam.editor.ranking import rankings_of
+    from nam.editor.select import layer_neurons, refuse_impossible, select
+
+    shape = (len(mllm.ffn_sites), mllm.ffn_sites[0].width)
+    refuse_impossible(shape, selection)
+    if selection.by == "layer":
+        return layer_neurons(shape, selection.layers)
+    rankings = rankings_of(_means(cfg, mllm), cfg.edit.source, contrast=cfg.edit.select.contrast)
+    return select(rankings, selection)
+
+
+def _means(cfg: DictConfig, mllm: MLLM) -> Means:
+    from nam.attribution import Attributor
+    from nam.editing import attribute_things
+    from nam.editor.ranking import finished_run, means_of_run, means_of_works
+
+    method, chosen = method_of(cfg), cfg.edit.select
+    if cfg.edit.run:
+        finished_run(cfg.edit.run, method, mllm=mllm)
+        return means_of_run(cfg.edit.run, method)
+    attributor = Attributor(
+        mllm=mllm,
+        segmenter=build(cfg.segmenter),
+        relevance=build(cfg.relevance),
+        methods={method: build(cfg.reduction[method])},
+    )
+    with Console().status("attributing"):
+        works = attribute_things(
+            attributor,
+            concepts=() if chosen.contrast else (cfg.edit.source,),
+            samples=chosen.samples,
+            seed=cfg.seed,
+        )
+    return means_of_works(works, method)
+
+
+def _fit(cfg: DictConfig, trainer: L.Trainer, module: Any) -> None:
+    checkpoint = Path(cfg.run_dir, "checkpoints", "last.ckpt")
+    last = str(checkpoint) if cfg.resume and checkpoint.is_file() else None
+    try:
+        trainer.fit(module, ckpt_path=last, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C and to SIGTERM
+        killed = isinstance(stop, SIGTERMException)
+        line = f"{'terminated' if killed else 'interrupted'}: go on with resume={cfg.run_dir}"
+        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+        raise SystemExit(TERMINATED if killed else INTERRUPTED) from stop
