@@ -42,7 +42,7 @@ class Concept:
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One thing to ask of a model: a prompt, a picture (path, PIL or uint8 array) or both, and the seed of
-    what it draws."""
+    what it draws; `pictures` instead of `image` for a dialogue with several, which few families read."""
 
     id: str
     prompt: str = ""
@@ -50,6 +50,7 @@ class Sample:
     seed: int = 0
     concept: Concept | None = None
     caption: str | None = None
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ class Generation:
         spans: Where each part stands in `token_ids`.
         finish: Why decoding ended.
         seed: Seed of the picture's noise.
-        input_pixels: The picture that was asked about, as the vision tower saw it: (3, S, S), or in the shape
-            that the model's own processor gives; None without one.
+        input_pixels: The picture that was asked about, as the vision tower saw it: (3, S, S), (P, 3, S, S) of
+            several, or in the shape that the model's own processor gives; None without one.
         input_extras: What else the processor gave of the picture, such as grids and masks, by the model's own
             names; empty where the pixels say all.
         hidden: Last hidden states at the [IMG] positions: (8, H), or None when none were produced.

@@ -145,7 +145,7 @@ class MLLM(nn.Module, ABC):
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        image: Picture | Sequence[Picture | None] | None = None,
+        image: Picture | Sequence[Picture | tuple[Picture, ...] | None] | None = None,
         seed: int | Sequence[int] = 0,
         max_new_tokens: int = 40,
         draw: Draw = "auto",
@@ -156,6 +156,7 @@ class MLLM(nn.Module, ABC):
         """Answer a prompt, a picture, or both; or a batch, when any of them is a list.
 
         What is given once counts for the whole batch: one seed for all gives every picture the same noise.
+        Several pictures of one prompt are a tuple in a list: `generate([prompt], image=[(one, other)])`.
         The other arguments are those of `generate_batch`.
 
         Returns:
@@ -173,12 +174,14 @@ class MLLM(nn.Module, ABC):
         samples = []
         for row in range(count):
             one = {key: value[row] if key in lengths else value for key, value in given.items()}
+            several = isinstance(one["image"], tuple)
             samples.append(
                 Sample(
                     id=str(row),
                     prompt="" if one["prompt"] is None else one["prompt"],
-                    image=one["image"],
+                    image=None if several else one["image"],
                     seed=one["seed"],
+                    pictures=one["image"] if several else (),
                 )
             )
         answers = self.generate_batch(

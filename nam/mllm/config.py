@@ -25,16 +25,22 @@ class GillConfig:
         num_clip_tokens: Positions of the generator's text conditioning (GILL: 77).
         gen_emb_dim: Width of that conditioning (GILL: 768).
         mapper_dim, mapper_layers, mapper_heads: Sizes of the mapper (GILL: 512, 4, 4).
+        ret_emb_dim: Width of the retrieval head (GILL: 256), which is kept and not used; 0 for none.
         image_size: Side of the square picture that the vision tower reads, in pixels.
+        image_fit: How a picture becomes square: "squash", or "crop" (CLIP: the middle of its longer side).
         image_mean, image_std: Per channel normalisation of its pixels, which are in [0, 1].
         latent_mean, latent_std: Per channel statistics of the autoencoder's raw latents; the U-Net sees
             (latents - mean) / std. None: those in the U-Net's folder (`latent_statistics.json`); without that
             file, the autoencoder's own scaling and shift factor.
         sampler: "ddim", "dpm++", or None for the class that the scheduler folder names.
         steps, guidance: Default number of denoising steps and classifier-free guidance scale.
-        text_tower: Folder of the text tower (with tokenizer) that conditions the generator.
+        text_tower: Folder of the text tower that conditions the generator.
+        text_tokenizer: Folder of its tokenizer; None for the text tower's.
         mask_captions: Whether that tower's padding is masked (GILL: no, as in Stable Diffusion).
         extra_tokens: Special tokens that go into the vocabulary before [IMG0] (GILL: "<|image|>").
+        bos_first: Whether the begin token stands before a leading picture, or behind it (GILL).
+        picture_mark: Stands in a prompt where each of its pictures is; without it they come before the words.
+        end_words: What ends an answer beside the end token; a token each (GILL: a line's end).
         prompt_ends: A prompt ends in one of these characters, else `prompt_end` is added; "" for no rule.
         caption_prompt: What asks for a caption; the only prompt that needs no end character.
     """
@@ -47,7 +53,9 @@ class GillConfig:
     mapper_dim: int = 128
     mapper_layers: int = 2
     mapper_heads: int = 4
+    ret_emb_dim: int = 0
     image_size: int = 64
+    image_fit: str = "squash"
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     latent_mean: tuple[float, ...] | None = None
@@ -56,8 +64,12 @@ class GillConfig:
     steps: int = 20
     guidance: float = 3.0
     text_tower: str = "clip"
+    text_tokenizer: str | None = None
     mask_captions: bool = True
     extra_tokens: tuple[str, ...] = ()
+    bos_first: bool = True
+    picture_mark: str = "<|image|>"
+    end_words: tuple[str, ...] = ()
     prompt_ends: str = ".?:"
     prompt_end: str = " ."
     caption_prompt: str = "a picture of"
@@ -72,6 +84,10 @@ class GillConfig:
                 f"{CONFIG_FILE}: mapper_dim must be a multiple of mapper_heads, "
                 f"got {self.mapper_dim} and {self.mapper_heads}"
             )
+        if self.ret_emb_dim < 0:
+            raise ModelError(f"{CONFIG_FILE}: ret_emb_dim must be at least 0, got {self.ret_emb_dim}")
+        if self.image_fit not in ("squash", "crop"):
+            raise ModelError(f'{CONFIG_FILE}: image_fit must be "squash" or "crop", got {self.image_fit!r}')
         if (self.latent_mean is None) != (self.latent_std is None):
             raise ModelError(f"{CONFIG_FILE}: latent_mean and latent_std go together; set both or neither")
         if self.latent_std is not None and min(self.latent_std) <= 0:

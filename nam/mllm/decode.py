@@ -68,7 +68,7 @@ def decode_greedily(
     inputs_embeds: Tensor,
     mask: Tensor,
     limits: Sequence[int],
-    eos_id: int,
+    end_ids: Sequence[int],
     img_ids: Sequence[int],
     banned_ids: Sequence[int],
     force_img: bool,
@@ -84,7 +84,7 @@ def decode_greedily(
         inputs_embeds: Prompts (B, T, H), padded on the left.
         mask: Their attention mask (B, T).
         limits: Most words of each row's answer, at least 1.
-        eos_id: End token.
+        end_ids: What ends an answer, and is not part of it.
         img_ids: The [IMG] tokens, in order.
         banned_ids: Tokens that are never chosen.
         force_img: Whether rows that ended without [IMG0] go on with the [IMG] tokens too.
@@ -108,7 +108,7 @@ def decode_greedily(
                 continue
             if token == img_ids[0]:
                 finish[row] = "img"
-            elif token == eos_id:
+            elif token in end_ids:
                 finish[row] = "stop"
             else:
                 answers[row].append(token)

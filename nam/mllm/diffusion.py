@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from nam.checks import whole
 from nam.errors import InputError, ModelError
 from nam.mllm.config import GillConfig, read_json
+from nam.mllm.hub import Folder
 from nam.mllm.parts import LazyParts, Reader, read_pretrained, read_tokenizer
 from nam.mllm.sampler import denoise, noise_of, read_scheduler, scheduler_settings
 from nam.types import DrawSettings
@@ -35,25 +35,35 @@ class Diffusion(nn.Module):
         config: Sizes, sampler and latent statistics.
         folder: Holds `scheduler/` and the text tower's tokenizer.
         readers: How to read "unet", "vae" and "text_tower".
+        device: Where it stays, wherever the model around it goes; None: it goes with it.
     """
 
-    def __init__(self, config: GillConfig, folder: Path, readers: Mapping[str, Reader]) -> None:
+    def __init__(
+        self,
+        config: GillConfig,
+        folder: Folder,
+        readers: Mapping[str, Reader],
+        *,
+        device: str | torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.folder = folder
-        self.parts = LazyParts(readers)
+        self.parts = LazyParts(readers, device=device)
         self._scheduler: Any = None
         self._uncond: Tensor | None = None
 
     @classmethod
-    def from_folder(cls, config: GillConfig, folder: Path) -> Diffusion:
+    def from_folder(
+        cls, config: GillConfig, folder: Folder, *, device: str | torch.device | None = None
+    ) -> Diffusion:
         """A generator whose parts are in `folder`'s `unet/`, `vae/`, `scheduler/` and text tower."""
         readers: dict[str, Reader] = {
-            "unet": partial(_read_unet, folder / "unet"),
-            "vae": partial(_read_autoencoder, folder / "vae"),
-            "text_tower": partial(_read_text_tower, folder / config.text_tower),
+            "unet": partial(_read_unet, folder, "unet"),
+            "vae": partial(_read_autoencoder, folder, "vae"),
+            "text_tower": partial(_read_text_tower, folder, config.text_tower),
         }
-        return cls(config, folder, readers)
+        return cls(config, folder, readers, device=device)
 
     @property
     def scheduler(self) -> Any:
@@ -78,14 +88,15 @@ class Diffusion(nn.Module):
         return DrawSettings(scheduler["_class_name"], steps, float(guidance))
 
     def uncond(self, *, like: Tensor) -> Tensor:
-        """The text tower's states for the empty caption, (1, Q, E), on `like`'s device and in its dtype."""
+        """The text tower's states for the empty caption, (1, Q, E), where the parts are, in its dtype."""
+        like = self.parts.place(like)
         if self._uncond is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._uncond = self._empty_caption(like)
         return self._uncond.to(like)
 
     def _empty_caption(self, like: Tensor) -> Tensor:
-        folder = self.folder / self.config.text_tower
+        folder = self.folder / (self.config.text_tokenizer or self.config.text_tower)
         tokenizer = read_tokenizer(folder)
         start, end = tokenizer.convert_tokens_to_ids([CAPTION_START, CAPTION_END])
         if tokenizer.unk_token_id in (start, end) and tokenizer.unk_token != CAPTION_END:
@@ -98,7 +109,9 @@ class Diffusion(nn.Module):
         return states
 
     def noise(self, seeds: Sequence[int], *, like: Tensor) -> Tensor:
-        """The noise that each seed's picture starts from, (B, C, h, w), as `like` in device and dtype."""
+        """The noise that each seed's picture starts from, (B, C, h, w), where the parts are and in `like`'s
+        dtype."""
+        like = self.parts.place(like)
         unet_config = self.parts.get("unet", like=like).config
         size = unet_config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
@@ -114,6 +127,7 @@ class Diffusion(nn.Module):
         checkpoint: bool = False,
     ) -> Tensor:
         """Normalised latents (B, C, h, w) for conditioning (B, Q, E); see `nam.mllm.sampler.denoise`."""
+        cond, noise = self.parts.place(cond), self.parts.place(noise)
         return denoise(
             self.parts.get("unet", like=cond),
             self.scheduler,
@@ -128,6 +142,7 @@ class Diffusion(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) of normalised latents; 0 is black, 1 is white, and values are not clipped."""
+        latents = self.parts.place(latents)
         vae = self.parts.get("vae", like=latents)
         mean, std = self._statistics(vae, latents)
         pixels: Tensor = vae.decode(latents * std + mean).sample
@@ -135,6 +150,7 @@ class Diffusion(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) of pixels (B, 3, H, W) in [0, 1]; the mean where it is random."""
+        pixels = self.parts.place(pixels)
         vae = self.parts.get("vae", like=pixels)
         mean, std = self._statistics(vae, pixels)
         encoded = vae.encode(pixels * 2 - 1)
@@ -168,22 +184,23 @@ class Diffusion(nn.Module):
         return mean[:, None, None], std[:, None, None]
 
 
-def _read_unet(folder: Path, dtype: torch.dtype) -> nn.Module:
+def _read_unet(folder: Folder, part: str, dtype: torch.dtype) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    return read_pretrained(UNet2DConditionModel, folder, dtype)
+    return read_pretrained(UNet2DConditionModel, folder / part, dtype)
 
 
-def _read_text_tower(folder: Path, dtype: torch.dtype) -> nn.Module:
+def _read_text_tower(folder: Folder, part: str, dtype: torch.dtype) -> nn.Module:
     from transformers import CLIPTextModel
 
-    return read_pretrained(CLIPTextModel, folder, dtype)
+    return read_pretrained(CLIPTextModel, folder / part, dtype)
 
 
-def _read_autoencoder(folder: Path, dtype: torch.dtype) -> nn.Module:
+def _read_autoencoder(folder: Folder, part: str, dtype: torch.dtype) -> nn.Module:
     import diffusers
 
-    name = read_json(folder / "config.json").get("_class_name")
+    path = folder / part
+    name = read_json(path / "config.json").get("_class_name")
     if name not in AUTOENCODERS:
-        raise ModelError(f"{folder}: expected one of {', '.join(AUTOENCODERS)}, got {name!r}")
-    return read_pretrained(getattr(diffusers, name), folder, dtype)
+        raise ModelError(f"{path}: expected one of {', '.join(AUTOENCODERS)}, got {name!r}")
+    return read_pretrained(getattr(diffusers, name), path, dtype)

@@ -8,24 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nam.errors import InputError, ModelError
+from nam.errors import InputError
 from nam.mllm.base import MLLM, Draw, Replayed
 from nam.mllm.config import GillConfig
 from nam.mllm.decode import Decoded, decode_greedily, last_hidden, positions_of
 from nam.mllm.diffusion import Diffusion
+from nam.mllm.gill_state import read_state, retrieval_head, write_state
 from nam.mllm.layout import Layout
 from nam.mllm.mapper import GILLMapper
 from nam.mllm.parts import LazyParts
 from nam.mllm.prompts import PromptCodec
 from nam.mllm.requests import Request, read_samples, to_generations
 from nam.types import PICTURE_ID, DrawSettings, Generation, Sample
-
-#: Prefixes of the trained modules' parameters in GILL's checkpoints.
-VISUAL_PREFIX = "visual_embeddings."
-MAPPER_PREFIX = "gen_text_hidden_fcs.0."
-
-#: GILL's retrieval half, which generation does not use.
-UNUSED_PREFIXES = ("logit_scale", "visual_fc.", "ret_text_hidden_fcs.")
 
 
 class GILL(MLLM):
@@ -70,6 +64,7 @@ class GILL(MLLM):
             layers=config.mapper_layers,
             heads=config.mapper_heads,
         )
+        self.retrieval = retrieval_head(config, hidden) if config.ret_emb_dim else None
         self.vision = vision
         self.diffusion = diffusion
 
@@ -98,7 +93,7 @@ class GILL(MLLM):
         Args:
             input_ids: (B, T); `PICTURE_ID` stands at each place of a picture's soft tokens.
             attention_mask: (B, T), 0 at padding.
-            pixel_values: Normalised pictures (P, 3, S, S) of the P rows that have one, in order.
+            pixel_values: All normalised pictures (P, 3, S, S), in the order of their places.
 
         Raises:
             InputError: the places do not fit the pictures.
@@ -117,14 +112,14 @@ class GILL(MLLM):
         return embeds, attention_mask, positions_of(attention_mask)
 
     def conditioning(self, hidden_img: Tensor, input_emb_img: Tensor | None = None) -> Tensor:
-        """The picture generator's conditioning (B, Q, E).
+        """The picture generator's conditioning (B, Q, E), on its device.
 
         Args:
             hidden_img: Last hidden states at the [IMG] positions, (B, 8, H).
             input_emb_img: Input embeddings of the [IMG] tokens, (B, 8, H) or (8, H); None for the model's.
         """
         embeds = self.img_embeds() if input_emb_img is None else input_emb_img
-        return self.mapper(hidden_img, embeds)
+        return self.diffusion.parts.place(self.mapper(hidden_img, embeds))
 
     def render(
         self,
@@ -184,9 +179,9 @@ class GILL(MLLM):
         self, sequences: Sequence[Sequence[int]], pixels: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
         ids, mask = self.codec.pad(sequences)
-        given = [picture for picture in pixels if picture is not None]
+        given = [one.reshape(-1, *one.shape[-3:]) for one in pixels if one is not None]
         embeds, mask, _ = self.embed_prompt(
-            ids.to(self.device), mask.to(self.device), torch.stack(given).to(self.device) if given else None
+            ids.to(self.device), mask.to(self.device), torch.cat(given).to(self.device) if given else None
         )
         return embeds, mask
 
@@ -197,7 +192,7 @@ class GILL(MLLM):
             inputs_embeds=embeds,
             mask=mask,
             limits=[request.limit for request in requests],
-            eos_id=self.codec.eos_id,
+            end_ids=self.codec.end_ids,
             img_ids=self.codec.img_ids,
             banned_ids=(self.codec.pad_id,),
             force_img=force_img,
@@ -208,38 +203,8 @@ class GILL(MLLM):
 
     def gill_state_dict(self) -> dict[str, Tensor]:
         """What GILL trains, under the names of its published checkpoint; [IMG] rows, not the embedding."""
-        visual, mapper = self.visual_embeddings.state_dict(), self.mapper.state_dict()
-        state = {VISUAL_PREFIX + key: value for key, value in visual.items()}
-        state |= {MAPPER_PREFIX + key: value for key, value in mapper.items()}
-        state["input_embeddings.weight"] = self.img_embeds().detach()
-        return {key: value.detach().clone() for key, value in state.items()}
+        return read_state(self)
 
     def load_gill_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `gill_state_dict` gives, in any precision.
-
-        Prefixes `module.` and `model.` and the retrieval half of published checkpoints are passed over.
-
-        Raises:
-            ModelError: a tensor is missing, unknown, or of another shape than the config says.
-        """
-        given = {key.removeprefix("module.").removeprefix("model."): value for key, value in state.items()}
-        given = {key: value for key, value in given.items() if not key.startswith(UNUSED_PREFIXES)}
-        own = self.gill_state_dict()
-        missing, unknown = own.keys() - given.keys(), given.keys() - own.keys()
-        for problem, keys in (("lack", missing), ("have unknown", unknown)):
-            if keys:
-                names = ", ".join(sorted(keys)[:3])
-                raise ModelError(f"GILL's weights {problem} {names} ({len(keys)} tensors)")
-        for key, value in own.items():
-            if given[key].shape != value.shape:
-                shapes = f"{tuple(value.shape)} by config.json, got {tuple(given[key].shape)}"
-                raise ModelError(f"GILL's weights: {key} should be {shapes}")
-        self.visual_embeddings.load_state_dict(
-            {key.removeprefix(VISUAL_PREFIX): v for key, v in given.items() if key.startswith(VISUAL_PREFIX)}
-        )
-        self.mapper.load_state_dict(
-            {key.removeprefix(MAPPER_PREFIX): v for key, v in given.items() if key.startswith(MAPPER_PREFIX)}
-        )
-        embedding = self.language_model.get_input_embeddings().weight
-        with torch.no_grad():
-            embedding[list(self.codec.img_ids)] = given["input_embeddings.weight"].to(embedding)
+        """Take over what `gill_state_dict` gives, in any precision; see `nam.mllm.gill_state.write_state`."""
+        write_state(self, state)

@@ -62,8 +62,7 @@ def read_gill(
     """
     from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
+    precision = dtype_named(dtype)
     if glue not in ("load", "new"):
         raise ConfigError(f'mllm.glue must be "load" or "new", got {glue!r}')
     if steps is not None:
@@ -75,23 +74,42 @@ def read_gill(
     )
     if glue == "load":
         require_file(path / GLUE_FILE)  # before the large parts are read
-    language_model = read_pretrained(AutoModelForCausalLM, path / "language_model", DTYPES[dtype])
+    language_model = read_pretrained(AutoModelForCausalLM, path / "language_model", precision)
     model = GILL(
         name=path.name,
         config=config,
         language_model=language_model,
         codec=PromptCodec(read_tokenizer(path / "language_model"), config),
-        vision=LazyParts({"vision": partial(_read_vision, path / "clip", config.vision_dim)}),
+        vision=LazyParts({"vision": partial(read_vision, path / "clip", config.vision_dim)}),
         diffusion=Diffusion.from_folder(config, path),
     )
     if glue == "load":
         load_glue(model, path / GLUE_FILE)
+    freeze(put_on(model, device=device, dtype=precision))
+    return model
+
+
+def dtype_named(dtype: str) -> torch.dtype:
+    """The precision that a config asks for.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
+    return DTYPES[dtype]
+
+
+def put_on(model: GILL, *, device: str, dtype: torch.dtype) -> GILL:
+    """The model on a device and in a precision.
+
+    Raises:
+        ConfigError: the device cannot be used.
+    """
     try:
-        model = model.to(device=device, dtype=DTYPES[dtype])
+        return model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"mllm.device={device!r} cannot be used: {error}") from error
-    freeze(model)
-    return model
 
 
 def write_gill(model: GILL, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -159,13 +177,18 @@ def load_glue(model: GILL, path: Path) -> None:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _read_vision(folder: Path, width: int, dtype: torch.dtype) -> nn.Module:
+def read_vision(folder: Path, width: int, dtype: torch.dtype) -> nn.Module:
+    """CLIP's vision tower, of that width.
+
+    Raises:
+        ModelError: it is missing, damaged or of another width.
+    """
     from transformers import CLIPVisionModel
 
     require_weights(folder)
     vision: Any = read_pretrained(CLIPVisionModel, folder, dtype)
     found = vision.config.hidden_size
     if found != width:
-        raise ModelError(f"{folder}: the vision tower is {found} wide, config.json says vision_dim={width}")
+        raise ModelError(f"{folder}: the vision tower is {found} wide, the model's config says {width}")
     tower: nn.Module = vision
     return tower

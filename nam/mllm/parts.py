@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from nam.errors import ModelError
 
 #: Where the two libraries keep their verbosity.
 HUB_LOGGING = ("transformers.utils.logging", "diffusers.utils.logging")
+
+#: Weights of a transformers model in torch's own format.
+TORCH_FILES = "pytorch_model*.bin"
 
 #: Reads a part in a dtype.
 Reader = Callable[[torch.dtype], nn.Module]
@@ -27,15 +30,28 @@ class LazyParts(nn.Module):
 
     Args:
         readers: How to read each part, by name.
+        device: Where the parts stay, wherever the model around them goes; None: they go with it.
     """
 
-    def __init__(self, readers: Mapping[str, Reader]) -> None:
+    def __init__(self, readers: Mapping[str, Reader], *, device: str | torch.device | None = None) -> None:
         super().__init__()
         self._readers = dict(readers)
+        self.device = None if device is None else torch.device(device)
         self.loaded = nn.ModuleDict()
 
+    def place(self, tensor: Tensor) -> Tensor:
+        """The tensor where the parts are."""
+        return tensor if self.device is None else tensor.to(self.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def stay(tensor: Tensor) -> Tensor:
+            # What a move would make of the precision, but not of gigabytes: they do not go there and back.
+            return tensor.to(self.device, fn(tensor.new_empty(0)).dtype)
+
+        return super()._apply(fn if self.device is None else stay, recurse)
+
     def get(self, name: str, *, like: Tensor) -> Any:
-        """The part, on `like`'s device and in its dtype if it is read now.
+        """The part, on `like`'s device (or where the parts stay) and in its dtype if it is read now.
 
         Raises:
             ModelError: its folder is missing or does not hold such a part.
@@ -43,7 +59,7 @@ class LazyParts(nn.Module):
         if name not in self.loaded:
             # A parameter made under inference mode could never take part in a gradient.
             with torch.inference_mode(False):
-                self.loaded[name] = freeze(self._readers[name](like.dtype).to(like.device))
+                self.loaded[name] = freeze(self._readers[name](like.dtype).to(self.device or like.device))
         return self.loaded[name]
 
 
@@ -53,7 +69,12 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 def read_pretrained(
-    model_class: Any, source: Path | str, dtype: torch.dtype, *, revision: str | None = None
+    model_class: Any,
+    source: Path | str,
+    dtype: torch.dtype,
+    *,
+    revision: str | None = None,
+    torch_files: bool = False,
 ) -> nn.Module:
     """A transformers or diffusers model from its `save_pretrained` folder, or by its hub id.
 
@@ -63,13 +84,16 @@ def read_pretrained(
             id (a string).
         dtype: What the weights become.
         revision: Of a hub id.
+        torch_files: Whether torch's own files are read where there is no safetensors file (OPT); nothing but
+            tensors is (`weights_only`).
 
     Raises:
         ModelError: the folder or its weights are missing, damaged, incomplete or of other sizes.
     """
     settings = _where(source, revision)
+    safe = True
     if isinstance(source, Path):
-        require_weights(source)
+        safe = require_weights(source, torch_files=torch_files)
     if model_class.__module__.startswith("diffusers"):
         settings |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
@@ -77,7 +101,7 @@ def read_pretrained(
     try:
         with quiet_hub():
             model, info = model_class.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True, **settings
+                source, use_safetensors=safe, output_loading_info=True, **settings
             )
     except Exception as error:  # the two libraries and safetensors raise a dozen types on damaged weights
         raise ModelError(f"cannot read {model_class.__name__} from {source}: {error}") from error
@@ -118,18 +142,20 @@ def _where(source: Path | str, revision: str | None) -> dict[str, Any]:
     return {} if revision is None else {"revision": revision}
 
 
-def require_weights(folder: Path) -> None:
-    """Check that a folder holds a model's config and safetensors.
+def require_weights(folder: Path, *, torch_files: bool = False) -> bool:
+    """Whether a model's folder holds safetensors; False if it holds torch's own files and these will do.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it holds neither, or no config.
     """
     if not folder.is_dir():
         raise ModelError(f"missing weights: there is no folder {folder}")
     if not (folder / "config.json").is_file():
         raise ModelError(f"missing weights: {folder} holds no config.json")
-    if not any(folder.glob("*.safetensors")):
+    safe = any(folder.glob("*.safetensors"))
+    if not safe and not (torch_files and any(folder.glob(TORCH_FILES))):
         raise ModelError(f"missing weights: {folder} holds no .safetensors file")
+    return safe
 
 
 @contextmanager

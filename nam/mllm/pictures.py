@@ -105,17 +105,30 @@ def _scale_deep(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def to_pixels(picture: Image.Image, *, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def to_pixels(
+    picture: Image.Image, *, size: int, mean: Sequence[float], std: Sequence[float], fit: str = "squash"
+) -> Tensor:
     """What a vision tower reads: the RGB picture at `size` x `size`, normalised; float32 (3, size, size).
 
-    Shrinking averages areas; growing interpolates.
+    With fit "squash", shrinking averages areas and growing interpolates; with "crop", the shorter side
+    becomes `size` (bicubic) and the middle of the longer one is kept, as CLIP's own processor does.
     """
-    if picture.size != (size, size):
+    if fit == "crop":
+        picture = _cropped(picture, size)
+    elif picture.size != (size, size):
         shrinks = picture.width >= size and picture.height >= size
         resample = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
         picture = picture.resize((size, size), resample)
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).to(torch.float32) / 255
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _cropped(picture: Image.Image, size: int) -> Image.Image:
+    short = min(picture.size)
+    wide, high = (size * side // short for side in picture.size)
+    resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
+    left, top = (wide - size) // 2, (high - size) // 2
+    return resized.crop((left, top, left + size, top + size))
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

@@ -19,16 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as the model reads it: `ids` are the system token, the picture's places and the text."""
+    """A prompt as the model reads it.
+
+    Attributes:
+        prompt: The words, without marks of pictures at their beginning.
+        ids: Its ids, `PICTURE_ID` at each place of a picture's soft tokens.
+        n_system: Tokens before the pictures.
+        n_picture: Tokens from the first picture's first to the last one's last, words in between included.
+    """
 
     prompt: str
     ids: tuple[int, ...]
+    n_system: int
     n_picture: int
 
     @property
     def n_text(self) -> int:
-        """Tokens of the prompt's words."""
-        return len(self.ids) - 1 - self.n_picture
+        """Tokens behind the pictures."""
+        return len(self.ids) - self.n_system - self.n_picture
 
 
 class PromptCodec:
@@ -62,39 +70,64 @@ class PromptCodec:
         self.img_ids: tuple[int, ...] = tuple(map(self._id, config.img_tokens))
         self.bos_id: int = tokenizer.bos_token_id
         self.eos_id: int = tokenizer.eos_token_id
+        self.end_ids: tuple[int, ...] = (self.eos_id, *map(self._only_id, config.end_words))
         self.pad_id: int = tokenizer.pad_token_id
         self._special = frozenset(tokenizer.all_special_ids) | frozenset(self.img_ids)
 
-    def encode(self, prompt: str | None, *, has_picture: bool = False) -> EncodedPrompt:
-        """Ids of one prompt: system token, places of the picture, words.
+    def encode(self, prompt: str | None, *, pictures: int = 0) -> EncodedPrompt:
+        """Ids of one prompt: begin token, words, and places of its pictures.
 
-        A prompt without an end character gets one, by the model's convention. Without words, a picture is
-        asked for its caption.
+        The pictures stand where the config's `picture_mark` does, or before the words where it does not
+        occur. A prompt without an end character gets one, by the model's convention. Without words, a picture
+        is asked for its caption.
+
+        Args:
+            prompt: The words, with a mark for each picture or with none.
+            pictures: How many pictures come with it.
 
         Raises:
-            InputError: the prompt is empty (and there is no picture), or holds words that the tokenizer does
-                not know or tokens that it reserves.
+            InputError: the prompt is empty (and there is no picture), its marks are not as many as its
+                pictures, or it holds words that the tokenizer does not know or tokens that it reserves.
         """
-        words = " ".join((prompt or "").split())
-        if not words:
-            if not has_picture:
+        mark = self.config.picture_mark
+        parts = [self._tidy(part) for part in (prompt or "").split(mark)]
+        if len(parts) == 1:
+            parts = [""] * pictures + parts
+        if len(parts) != pictures + 1:
+            raise InputError(f"the prompt marks {len(parts) - 1} pictures by {mark}, {pictures} came with it")
+        if not any(parts):
+            if not pictures:
                 raise InputError("the prompt is empty; expected words, a picture, or both")
-            words = self.config.caption_prompt
+            parts[-1] = self.config.caption_prompt
         ends = self.config.prompt_ends
-        if ends and words.lower() != self.config.caption_prompt and not words.endswith(tuple(ends)):
-            words += self.config.prompt_end
-        text_ids = self._word_ids(words)
-        n_picture = self.config.n_visual_tokens if has_picture else 0
-        return EncodedPrompt(words, (self.bos_id, *[PICTURE_ID] * n_picture, *text_ids), n_picture)
+        if ends and parts[-1].lower() != self.config.caption_prompt and not parts[-1].endswith(tuple(ends)):
+            parts[-1] += self.config.prompt_end
+        first = next((place for place, part in enumerate(parts) if part), 0)
+        begin = 0 if self.config.bos_first else first
+        ids: list[int] = []
+        for place, part in enumerate(parts):
+            ids += [PICTURE_ID] * self.config.n_visual_tokens if place else []
+            ids += [self.bos_id] if place == begin else []
+            ids += self._word_ids(part) if part else []
+        places = [place for place, token in enumerate(ids) if token == PICTURE_ID]
+        n_system, n_picture = (places[0], places[-1] + 1 - places[0]) if places else (1, 0)
+        return EncodedPrompt(mark.join(parts[first:]), tuple(ids), n_system, n_picture)
+
+    def _tidy(self, part: str) -> str:
+        """Words as they are read: lines are kept where one ends an answer, other blanks are one."""
+        if not self.config.end_words:
+            return " ".join(part.split())
+        return "\n".join(" ".join(line.split()) for line in part.split("\n")).strip(" ")
 
     def _word_ids(self, words: str) -> list[int]:
         # verbose=False: a prompt beyond the context is refused later, by an error of ours.
         encoded = self.tokenizer(words, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids: list[int] = encoded["input_ids"]
         pieces = [words[start:stop] for start, stop in encoded["offset_mapping"]]
-        unknown = dict.fromkeys(
-            piece for piece, id_ in zip(pieces, ids, strict=True) if id_ == self.tokenizer.unk_token_id
-        )
+        unk_id = self.tokenizer.unk_token_id
+        if unk_id in (self.bos_id, self.eos_id):  # OPT: nothing is unknown to its tokenizer
+            unk_id = None
+        unknown = dict.fromkeys(piece for piece, id_ in zip(pieces, ids, strict=True) if id_ == unk_id)
         if unknown:
             known = set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens)
             vocabulary = {token for token in known if any(map(str.isalpha, token))}
@@ -110,6 +143,12 @@ class PromptCodec:
         if not isinstance(found, int):
             raise ModelError(f"the language model's tokenizer has no {token}")
         return found
+
+    def _only_id(self, word: str) -> int:
+        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ModelError(f"end_words: {word!r} should be one token of the tokenizer, not {len(ids)}")
+        return int(ids[0])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens and picture places left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from nam.checks import expect, whole
@@ -21,7 +22,7 @@ class Request:
 
     Attributes:
         encoded: The prompt's ids.
-        pixels: The picture as the vision tower reads it, (3, S, S), or None.
+        pixels: The picture as the vision tower reads it, (3, S, S); (P, 3, S, S) of several; None without.
         limit: Most words of the answer.
         seed: Of the picture's noise.
     """
@@ -61,7 +62,10 @@ def read_samples(
 def _read(sample: Sample, *, codec: PromptCodec, context: int, max_new_tokens: int) -> Request:
     config, seed = codec.config, whole("seed", sample.seed, least=0, most=2**63 - 1)
     expect(str, sample.prompt, "expected a prompt in words")
-    encoded = codec.encode(sample.prompt, has_picture=sample.image is not None)
+    if sample.image is not None and sample.pictures:
+        raise InputError("expected image or pictures, got both")
+    images = sample.pictures if sample.image is None else (sample.image,)
+    encoded = codec.encode(sample.prompt, pictures=len(images))
     room = context - config.num_img_tokens - len(encoded.ids)
     if room < 1:
         raise InputError(
@@ -69,11 +73,17 @@ def _read(sample: Sample, *, codec: PromptCodec, context: int, max_new_tokens: i
             f"{context - config.num_img_tokens - 1} fit, because the context of {context} must also hold an "
             f"answer and {config.num_img_tokens} [IMG] tokens"
         )
-    pixels = None
-    if sample.image is not None:
-        pixels = to_pixels(
-            read_picture(sample.image), size=config.image_size, mean=config.image_mean, std=config.image_std
+    seen = [
+        to_pixels(
+            read_picture(image),
+            size=config.image_size,
+            mean=config.image_mean,
+            std=config.image_std,
+            fit=config.image_fit,
         )
+        for image in images
+    ]
+    pixels = torch.stack(seen) if len(seen) > 1 else next(iter(seen), None)
     return Request(encoded, pixels, min(max_new_tokens, room), seed)
 
 
@@ -104,7 +114,11 @@ def to_generations(
         at = decoded.img_rows.index(row) if row in decoded.img_rows else None
         img_ids = () if at is None else codec.img_ids
         spans = Spans.of_lengths(
-            system=1, picture=prompt.n_picture, text=prompt.n_text, answer=len(words), img=len(img_ids)
+            system=prompt.n_system,
+            picture=prompt.n_picture,
+            text=prompt.n_text,
+            answer=len(words),
+            img=len(img_ids),
         )
         generation = Generation(
             prompt=prompt.prompt,

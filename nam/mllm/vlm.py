@@ -90,6 +90,8 @@ class VLM(MLLM):
     def _read(self, sample: Sample, *, alone: bool) -> Encoded:
         try:
             whole("seed", sample.seed, least=0, most=2**63 - 1)
+            if sample.pictures:
+                raise InputError(f"{self.name} is asked about one picture at a time, as image")
             encoded = self.chat.encode(sample.prompt, sample.image)
             if len(encoded.ids) >= self.context:
                 raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.chat import TYPE_NAMES, Chat
 from nam.mllm.gill_folder import DTYPES
+from nam.mllm.hub import HubFolder
 from nam.mllm.parts import freeze, quiet_hub, read_pretrained, read_tokenizer
 from nam.mllm.probe import probe_sites
 from nam.mllm.processors import read_processor
@@ -52,6 +53,8 @@ def read_vlm(
         raise ModelError(
             f"mllm.id={id}: encoder-decoder models such as {config.model_type} are not supported"
         )
+    if not pictures and not local:
+        source = HubFolder(str(id), revision).root()  # older ones have no safetensors
     tokenizer = read_tokenizer(source, revision=revision)
     processor = None
     if pictures:
@@ -60,7 +63,9 @@ def read_vlm(
             str(source), config=config, tokenizer=tokenizer, revision=revision, local=local
         )
     auto = transformers.AutoModelForImageTextToText if pictures else transformers.AutoModelForCausalLM
-    language_model: Any = read_pretrained(auto, source, DTYPES[dtype], revision=revision)
+    language_model: Any = read_pretrained(
+        auto, source, DTYPES[dtype], revision=revision, torch_files=not pictures
+    )
     chat = Chat(
         tokenizer=tokenizer,
         processor=processor,

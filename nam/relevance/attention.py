@@ -47,12 +47,12 @@ class AttentionRelevance(Relevance):
         model = drawing_model(mllm, provider="attention")
         hidden, read = hidden_leaf(mllm, generations)
         conditioning = model.conditioning(read)
-        latents = finished_latents(generations, like=read)
+        latents = finished_latents(generations, like=conditioning)
         noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
         time, a, s = noise_schedule(model.diffusion, self.level)
         unet: Any = model.diffusion.parts.get("unet", like=read)
         with torch.no_grad(), counted_rows(unet) as rows, attention_in_region(unet, masks) as shares:
-            at = torch.tensor(time, device=read.device)
+            at = torch.tensor(time, device=latents.device)
             unet(a * latents + s * noise, at, encoder_hidden_states=conditioning)
         if not shares:
             raise ModelError(f"relevance=attention needs cross-attention, the U-Net of {mllm.name} has none")

@@ -51,7 +51,7 @@ class LevelsRelevance(Relevance):
         guidance = cast(DrawSettings, generations[0].drawn).guidance
         hidden, read = hidden_leaf(mllm, generations)
         conditioning = model.conditioning(read)
-        latents = finished_latents(generations, like=read)
+        latents = finished_latents(generations, like=conditioning)
         noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
         cotangent = region_in_latents(model.diffusion, latents, masks)
         with counted_rows(model.diffusion.parts.get("unet", like=read)) as rows:

@@ -73,7 +73,7 @@ def test_the_model_knows_every_word(shared_gill: object) -> None:
         source = ScenePrompts(concepts=(), held_out=held_out, same=1)
         for index in range(len(source)):
             sample = source[index].sample
-            assert codec.encode(sample.prompt, has_picture=sample.image is not None).ids
+            assert codec.encode(sample.prompt, pictures=int(sample.image is not None)).ids
 
 
 def test_wrong_settings_name_their_key() -> None:
