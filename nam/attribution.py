@@ -14,7 +14,7 @@ from torch import Tensor
 from nam.clock import Clock
 from nam.data.items import Item
 from nam.errors import ConfigError
-from nam.halving import halve
+from nam.halving import Limit, halve
 from nam.hooks import Recorded, Recorder
 from nam.mllm.base import MLLM, Draw
 from nam.reduction.base import Method, contexts_of, scores_of
@@ -97,6 +97,7 @@ class Attributor:
             replace(relevance, signed=signed)  # refuses a way of combining that has no meaning
         # Both forms follow from the gradient, which is the expensive part.
         self._gradient = replace(relevance, signed=True, aggregate="none")
+        self._limits: dict[str, Limit] = {}
 
     def __call__(
         self,
@@ -128,20 +129,27 @@ class Attributor:
             for drawn in (True, False):
                 part = [work for work in asked if ("image" in work.item.modalities) is drawn]
                 draw = self.draw if drawn else False
-                halve(partial(self._answer, draw=draw, record=record), part, _blame(""))
+                answer = partial(self._answer, draw=draw, record=record)
+                halve(answer, part, _blame(""), self._limit("generate"))
         with clock("replay"):
             unread = [work for work in works if work.generation and work.recorded is None]
-            halve(self._replay, unread, _blame(""))
+            halve(self._replay, unread, _blame(""), self._limit("replay"))
         with clock("segment"):
             pictured = [work for work in works if work.wants("image") and _was_drawn(work)]
-            halve(self._segment, pictured, _blame("image"))
+            halve(self._segment, pictured, _blame("image"), self._limit("segment"))
         with clock("relevance"):
-            halve(self._pull, [work for work in pictured if work.wants("image")], _blame("image"))
+            found = [work for work in pictured if work.wants("image")]
+            halve(self._pull, found, _blame("image"), self._limit("relevance"))
         with clock("reduce"):
             self._reduce(works)
         clock.count("samples", len(works))
+        clock.count("answers", sum(work.generation is not None for work in works))
         clock.count("pictures", sum(bool(work.generation and work.generation.image) for work in works))
         return works
+
+    def _limit(self, stage: str) -> Limit:
+        """How many fit into memory at once, as this stage has found so far."""
+        return self._limits.setdefault(stage, Limit(stage))
 
     def _asked(self, item: Item) -> Item:
         """The item; of a model that answers in words alone, only words are asked where both are wanted."""
@@ -194,7 +202,7 @@ class Attributor:
             aims += [(work, modality) for work in mine if work.wants(modality)]
         for name, method in self.methods.items():
             wanted = [(work, modality) for work, modality in aims if work.wants(modality)]
-            halve(partial(self._score, name=name, method=method), wanted, _blame_aim)
+            halve(partial(self._score, name=name, method=method), wanted, _blame_aim, self._limit(name))
 
     def _aim(self, aims: Sequence[tuple[Work, Modality]]) -> None:
         for work, modality in aims:

@@ -206,7 +206,7 @@ def test_only_what_is_asked_for_is_done(shared_gill: GILL, items: list[Item]) ->
     works = attributor(shared_gill)([replace(item, modalities=("text",)) for item in items], clock=clock)
     assert {s.modality for work in works for s in work.scores} == {"text"}
     assert all(work.answer.image is None for work in works)
-    assert clock.counts == {"samples": 4, "pictures": 0}
+    assert clock.counts == {"samples": 4, "answers": 4, "pictures": 0}
     assert set(clock.seconds) == {"generate", "replay", "segment", "relevance", "reduce"}
 
 

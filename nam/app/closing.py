@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nam.report.html import REPORT_FILE, error_views
-from nam.report.tops import top_neurons
+from nam.report.tops import methods_of, top_neurons
 from nam.store import Run
 
 #: Most reasons of errors that are printed.
@@ -31,7 +31,7 @@ def print_closing(folder: str | Path, *, top: int = 3, console: Console | None =
     console = console or Console()
     run = Run(folder)
     tops = top_neurons(run, top=top)
-    for method in sorted(set(tops["method"])):
+    for method in methods_of(run):
         mine = tops[tops["method"] == method]
         table = Table("concept", *_TITLES.values(), title=f"top neurons by {method}", show_lines=True)
         for concept in dict.fromkeys(run.samples["concept"]):
@@ -49,8 +49,11 @@ def print_closing(folder: str | Path, *, top: int = 3, console: Console | None =
         console.print(table)
     failed = int((run.samples["status"] == "error").sum())
     console.print(f"{len(run.samples)} samples, {failed} of them with an error", highlight=False)
-    for view in error_views(run)[:_REASONS]:
+    reasons = error_views(run)
+    for view in reasons[:_REASONS]:
         console.print(f"  {view.count} x {escape(view.reason)}", highlight=False)
+    if len(reasons) > _REASONS:
+        console.print(f"  and {len(reasons) - _REASONS} more reasons, all in the report", highlight=False)
     for line in _costs(run.metrics):
         console.print(line, highlight=False)
     console.print(f"report: {run.folder / REPORT_FILE}", highlight=False, soft_wrap=True)
@@ -65,7 +68,7 @@ def _costs(metrics: Mapping[str, Any]) -> list[str]:
         lines[0] += f"; per sample {', '.join(stages)}"
     if "time_over_generation" in metrics:
         ratio = metrics["time_over_generation"]
-        lines.append(f"generating and attributing took {ratio:.2f} x the time of generating alone")
+        lines.append(f"all stages took {ratio:.2f} x the time of generating, recording included")
     if memory:
         lines.append(f"peak memory: {', '.join(memory)}")
     return lines

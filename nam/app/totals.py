@@ -17,7 +17,7 @@ from nam.store import Run
 STAGES = ("generate", "replay", "segment", "relevance", "reduce")
 
 #: What is counted on the way.
-COUNTS = ("samples", "pictures")
+COUNTS = ("samples", "answers", "pictures")
 
 #: Where memory is held.
 PLACES = ("host", "device")
@@ -29,7 +29,7 @@ class Totals(NamedTuple):
     Attributes:
         processes: Their number.
         seconds: Of each stage that took any, added up over the processes.
-        counts: Samples that were done and pictures that were drawn.
+        counts: Samples that were done, answers that were generated and pictures that were drawn.
         peak_memory: The most bytes that any one process held, by place.
     """
 
@@ -40,9 +40,12 @@ class Totals(NamedTuple):
 
     @property
     def over_generation(self) -> float | None:
-        """Time of all stages over that of plain generation; None where nothing was generated."""
+        """Time of all stages over that of generating; None where nothing was generated.
+
+        Where activations are recorded while generating (`record=true`), that is part of generating.
+        """
         generate = self.seconds.get("generate", 0.0)
-        return sum(self.seconds.values()) / generate if generate else None
+        return sum(self.seconds.values()) / generate if generate and self.counts["answers"] else None
 
 
 class RunTotals(Metric):

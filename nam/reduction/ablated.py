@@ -228,7 +228,8 @@ def _compare(found: Tensor, expected: Tensor, *, name: str) -> None:
     if bool(expected.isfinite().all()) and not bool(off <= tolerance):
         raise ModelError(
             f"{name} computes other hidden states when its forward pass goes on from a layer (off by up to "
-            f"{float(off):.3g} of {float(expected.abs().max()):.3g}); set reduction.ablation.resume=false"
+            f"{float(off):.3g} of {float(expected.abs().max()):.3g}); set "
+            "reduction.ablation.resume=false, or reduction.nam_total.rerun=0"
         )
 
 

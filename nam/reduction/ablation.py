@@ -52,10 +52,9 @@ class Ablation(Method):
     resume: bool = True
 
     def __post_init__(self) -> None:
-        for option, least in (("neurons", 1), ("seed", 0), ("batch", 1)):
-            value = getattr(self, option)
-            if value is not None and value < least:
-                raise ConfigError(f"reduction.ablation.{option} must be at least {least}, got {value}")
+        self._require_whole(seed=0, batch=1)
+        if self.neurons is not None:
+            self._require_whole(neurons=1)
 
     def sampled(self, mllm: MLLM) -> Tensor:
         """Which neurons are ablated, bool (L, d) on the CPU.

@@ -14,18 +14,18 @@ from nam.reduction.functional import over_positions
 
 @dataclass(frozen=True, kw_only=True)
 class AcU(Method):
-    """a <w, u>, averaged over the target's positions; u is a word's unembedding row, or 1 for a picture.
+    """a <w, u>, averaged over the target's positions; u is a word's unembedding row, or a region's R.
 
     Args:
         norm: "ignore" the final norm, or "fold" it into the direction.
-        region: For pictures, use the region's relevance R instead of 1 in every dimension.
+        region: For pictures, use the region's relevance R, or 1 in every dimension as in eq. 15.
     """
 
     name: ClassVar[str] = "acu"
     needs: ClassVar[Needs] = Needs()
 
     norm: Norm = "ignore"
-    region: bool = False
+    region: bool = True
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         directions = [context.directions(norm=self.norm, region=self.region) for context in contexts]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nam.errors import ConfigError, ModelError
+from nam.errors import ModelError
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.gradxact import gradients_by_batch
 
@@ -39,8 +39,7 @@ class AtPStar(Method):
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ConfigError(f"reduction.atp_star.batch must be at least 1, got {self.batch}")
+        self._require_whole(batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         mllm = contexts[0].mllm

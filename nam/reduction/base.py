@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nam.errors import InputError, ScoreError
+from nam.checks import whole
+from nam.errors import ConfigError, InputError, ScoreError
 from nam.hooks import Recorded
 from nam.mllm.norm import pulled_back, read_final_norm
 from nam.reduction.reading import Reading
@@ -29,13 +30,11 @@ class Needs:
     """What a method costs beyond the generation.
 
     Attributes:
-        activations: It reads the activations at the target's positions.
         backward: It runs a forward and a backward pass of the language model.
         rerun: It runs the model again with interventions.
         signed: For a picture it is meant for signed relevance, the gradient.
     """
 
-    activations: bool = True
     backward: bool = False
     rerun: bool = False
     signed: bool = False
@@ -103,6 +102,12 @@ class Method(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs()
+
+    def _require_whole(self, **least: int) -> None:
+        """Refuse options, by name, that are no integers of at least these values, with a ConfigError."""
+        for option, value in least.items():
+            key = f"reduction.{self.name}.{option}"
+            whole(key, getattr(self, option), least=value, error=ConfigError)
 
     def score(self, context: Context) -> Tensor:
         """The score of every neuron for one target, (L, d) float32; see `score_batch`."""

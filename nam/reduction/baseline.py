@@ -51,7 +51,7 @@ def _measure(mllm: MLLM, modality: Modality) -> Tensor:
         if not read:
             raise InputError(
                 f"{mllm.name} announces no picture in any answer to the reference prompts, so there is no "
-                "mean to compare with: set reduction.baseline=zero"
+                "mean to compare with: set reduction.<method>.baseline=zero"
             )
         sums, counts = zip(*read, strict=True)
         return torch.stack(sums).sum(0) / sum(counts)

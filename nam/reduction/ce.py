@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nam.errors import ConfigError
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.seeds import generator_of
 from nam.reduction.versions import hidden_of_versions
@@ -45,11 +44,7 @@ class CausalEffect(Method):
     batch: int = 32
 
     def __post_init__(self) -> None:
-        for option, least in (("group", 1), ("draws", 1), ("seed", 0), ("batch", 1)):
-            if getattr(self, option) < least:
-                raise ConfigError(
-                    f"reduction.ce.{option} must be at least {least}, got {getattr(self, option)}"
-                )
+        self._require_whole(group=1, draws=1, seed=0, batch=1)
 
     @torch.no_grad()
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:

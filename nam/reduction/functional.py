@@ -16,16 +16,6 @@ Aggregate = Literal["mean", "max", "each"]
 Branch = Literal["both", "direct", "activation"]
 
 
-def contributions(activations: Tensor, projections: Tensor) -> Tensor:
-    """What each neuron adds along a direction, a <w, u> (steps 2 of NAM, and eq. 6).
-
-    Args:
-        activations: (L, P, d).
-        projections: <value vector, direction> at each position, (L, P, d).
-    """
-    return activations * projections
-
-
 def passes(activations: Tensor, *, top: Tensor, bottom: Tensor | None, ids: Collection[int]) -> Tensor:
     """Eq. 7: whose own first word is one of `ids`, bool (L, P, d); all others contribute 0.
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nam.errors import ConfigError
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.gradxact import gradients_by_batch
 
@@ -30,8 +29,7 @@ class Grad(Method):
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ConfigError(f"reduction.grad.batch must be at least 1, got {self.batch}")
+        self._require_whole(batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         found = gradients_by_batch(contexts, region=self.region, batch=self.batch)

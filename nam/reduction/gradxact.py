@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nam.errors import InputError
 from nam.hooks import Intervention, Recorder, Visit
 from nam.reduction.base import Context, Method, Needs
 
@@ -35,8 +34,7 @@ class GradXAct(Method):
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise InputError(f"reduction.batch must be at least 1, got {self.batch}")
+        self._require_whole(batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         found = gradients_by_batch(contexts, region=self.region, batch=self.batch)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nam.errors import ConfigError
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.baseline import Baseline, mean_activations
 from nam.reduction.versions import hidden_of_versions, not_inference
@@ -42,9 +41,7 @@ class IntegratedGradients(Method):
     batch: int = 32
 
     def __post_init__(self) -> None:
-        for option in ("steps", "batch"):
-            if getattr(self, option) < 1:
-                raise ConfigError(f"reduction.ig.{option} must be at least 1, got {getattr(self, option)}")
+        self._require_whole(steps=1, batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         # A Trainer predicts in inference mode, where nothing has a gradient.

@@ -64,7 +64,7 @@ class Rules:
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
                 got = getattr(self, key)
-                raise ConfigError(f"reduction.{key} must be {' or '.join(choices)}, got {got!r}")
+                raise ConfigError(f"reduction.nam_total.{key} must be {' or '.join(choices)}, got {got!r}")
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _pattern_linears(layer: nn.Module) -> list[nn.Module]:
     if missing:
         raise ModelError(
             f"{type(layer).__name__} has no {missing[0]} ({nearest(missing[0], names)}), so its attention "
-            "patterns cannot be held: set reduction.attention=exact"
+            f"patterns cannot be held{_without('attention')}"
         )
     return [names[name] for name in QUERIES_AND_KEYS]
 
@@ -125,9 +125,12 @@ def _one_of(layer: nn.Module, names: tuple[str, ...], *, what: str) -> nn.Module
     for name in names:
         if name in modules:
             return modules[name]
-    raise ModelError(
-        f"{type(layer).__name__} has no {what} called {' or '.join(names)}: set reduction.{what}=exact"
-    )
+    raise ModelError(f"{type(layer).__name__} has no {what} called {' or '.join(names)}{_without(what)}")
+
+
+def _without(rule: str) -> str:
+    """What to do where a model cannot follow a rule: only nam_total has a choice."""
+    return f", as relp needs it: use nam_total with reduction.nam_total.{rule}=exact, or gradxact"
 
 
 def _gated(mllm: MLLM) -> Iterator[nn.Module]:

@@ -73,10 +73,7 @@ class NamTotal(Method):
             got = getattr(self, option)
             if got not in choices:
                 raise ConfigError(f"reduction.nam_total.{option} must be {' or '.join(choices)}, got {got!r}")
-        for option, least in (("batch", 1), ("rerun", 0)):
-            if getattr(self, option) < least:
-                got = getattr(self, option)
-                raise ConfigError(f"reduction.nam_total.{option} must be at least {least}, got {got}")
+        self._require_whole(batch=1, rerun=0)
         self._rules()
 
     def _rules(self) -> Rules:

@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nam.errors import ConfigError
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.seeds import generator_of
 
@@ -28,8 +27,7 @@ class Random(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"reduction.random.seed must be at least 0, got {self.seed}")
+        self._require_whole(seed=0)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
         layers, _, width = contexts[0].activations.shape

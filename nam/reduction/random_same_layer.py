@@ -38,11 +38,9 @@ class RandomSameLayer(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.of == self.name or self.seed < 0:
-            raise ConfigError(
-                f"reduction.{self.name} needs another method and a seed of at least 0, got of={self.of} and "
-                f"seed={self.seed}"
-            )
+        self._require_whole(seed=0)
+        if self.of == self.name:
+            raise ConfigError(f"reduction.{self.name}.of needs another method, got {self.of}")
         # What it costs is what the other costs; a frozen instance is set through its base.
         object.__setattr__(self, "needs", _named(self.of).needs)
 

@@ -11,9 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nam.report.leads import leads_of
+from nam.report.tops import methods_of
 from nam.report.views import ConceptView, SampleView, concept_view, forms_of, sample_views
 from nam.store import Run
 from nam.store.files import atomic, clean
+from nam.store.rows import MODALITIES
 
 #: Name of the report inside the run folder.
 REPORT_FILE = "report.html"
@@ -60,21 +62,22 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
     groups = {name: rows[rows["concept"] == name] for name in dict.fromkeys(rows["concept"])}
     each = max(1, min(samples, _SAMPLES // max(1, len(groups))))
     ids = [id for group in groups.values() for id in group["id"].head(each)]
+    methods = methods_of(run)
     neurons = run.read_neurons(samples=ids, top=max(1, top // 2))
+    neurons = neurons.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
     parts = []
     for name, mine in groups.items():
-        methods = sorted({method for concept, _, method in run.keys if concept == name})
+        used = [method for method in methods if any((name, kind, method) in run.keys for kind in MODALITIES)]
         forms = tuple(forms_of(mine.iloc[0]))
         parts.append(
             ConceptPart(
                 name=name,
                 forms=forms,
-                views=tuple(concept_view(run, name, forms, method, top=top) for method in methods),
+                views=tuple(concept_view(run, name, forms, method, top=top) for method in used),
                 samples=tuple(sample_views(run, mine.head(each), neurons)),
                 total=len(mine),
             )
         )
-    methods = sorted({method for _, _, method in run.keys})
     views = [view for part in parts for view in part.views]
     page = _template().render(
         run=run.folder.name,

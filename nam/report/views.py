@@ -15,6 +15,7 @@ from nam.errors import NamError
 from nam.mllm.pictures import read_picture
 from nam.report.figures import layer_counts, layer_figure, top_sizes
 from nam.report.overlays import data_uri, enlarge, marked_text, overlay
+from nam.report.tops import NOT_KEPT
 from nam.store import Run
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _table(
     return tuple(
         NeuronView(
             name=f"L{place[0]}.U{place[1]}",
-            words=Markup(marked_text(_readable(words.get(place, "")), forms)),
+            words=Markup(marked_text(_readable(words.get(place, NOT_KEPT)), forms)),
             score=f"{score:.2f}" if score == 0 or 0.01 <= abs(score) < 1e4 else f"{score:.1e}",
             bar=bar,
             both=place in shared,

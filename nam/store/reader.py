@@ -141,7 +141,7 @@ class Run:
         """
         missing = set(neurons)
         found: dict[tuple[int, int], str] = {}
-        for path in self._files("neurons"):
+        for path in self.files("neurons"):
             for table in _rows(path, _PLACES, None):
                 if not missing:
                     return found
@@ -161,7 +161,7 @@ class Run:
     def keys(self) -> tuple[Key, ...]:
         """Concept, modality and method of every sum of scores."""
         found: set[Key] = set()
-        for path in self._files("scores"):
+        for path in self.files("scores"):
             with open_sums(path) as file:
                 found.update(sum_keys(file.keys()))
         return tuple(sorted(found))
@@ -173,7 +173,7 @@ class Run:
             StoreError: the run has none, or they are damaged.
         """
         key, total = (concept, modality, method), None
-        for path in self._files("scores"):
+        for path in self.files("scores"):
             with open_sums(path) as file:
                 if key in sum_keys(file.keys()):
                     found = read_sum(file, key)
@@ -198,13 +198,14 @@ class Run:
             raise StoreError(f"{path!r} leads out of the run folder {self.folder}")
         return whole
 
-    def _files(self, kind: shards.Kind) -> list[Path]:
+    def files(self, kind: shards.Kind) -> list[Path]:
+        """The files that together hold a table: the merged one, or before the end of the run its shards."""
         merged = {"samples": SAMPLES_FILE, "neurons": NEURONS_FILE, "scores": SCORES_FILE}[kind]
         path = self.folder / merged
         return [path] if path.is_file() else [shard.path for shard in shards.committed(self.folder, kind)]
 
     def _read(self, kind: shards.Kind, schema: pa.Schema, wanted: pc.Expression | None) -> DataFrame:
-        files = self._files(kind)
+        files = self.files(kind)
         if kind == "neurons" and files != [self.folder / NEURONS_FILE]:
             schema = NEURON_SHARDS
         parts = [_rows(path, schema, wanted) for path in files]

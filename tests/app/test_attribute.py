@@ -86,7 +86,7 @@ def test_a_run_leaves_tables_pictures_metrics_and_a_report(
     assert f"L{layer}.U{unit}" in printed
     assert "out/report.html" in printed
     assert "7 samples, 0 of them with an error" in printed
-    assert f"took {metrics['time_over_generation']:.2f} x the time of generating alone" in printed
+    assert f"took {metrics['time_over_generation']:.2f} x the time of generating, recording" in printed
     assert "; per sample generate " in printed
     assert f"peak memory: {metrics['peak_memory']['host'] / 2**20:,.0f} MiB (host)" in printed
     stages = {stage: spent for stage, spent in metrics["seconds"].items() if stage != "run"}

@@ -100,7 +100,7 @@ def test_a_truth_of_nothing_is_refused() -> None:
 
 
 def test_methods_are_told_to_use_their_regions() -> None:
-    methods = {"act": Act(), "acu": AcU()}
+    methods = {"act": Act(), "acu": AcU(region=False)}
     assert cast("AcU", with_region(methods)["acu"]).region
     assert not cast("AcU", with_region(with_region(methods), region=False)["acu"]).region
     assert with_region(methods)["act"] == Act()

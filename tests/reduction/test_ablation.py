@@ -299,7 +299,7 @@ def test_misuse_is_named(gill_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"reduction.ablation.neurons must be at most 128 .*, got 129"):
         Ablation(neurons=129).score(context)
     for options in ({"neurons": 0}, {"batch": 0}, {"seed": -1}):
-        with pytest.raises(ConfigError, match=rf"reduction.ablation.{next(iter(options))} must be at least"):
+        with pytest.raises(ConfigError, match=rf"reduction.ablation.{next(iter(options))} must be .* of at"):
             Ablation(**options)  # type: ignore[arg-type]
     mllm.language_model.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(ModelError, match="attention is flash_attention_2, not eager or sdpa"):

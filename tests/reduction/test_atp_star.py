@@ -85,5 +85,5 @@ def test_one_layer_is_refused(gill_folder: Path) -> None:
     mllm.__dict__.pop("ffn_sites", None)
     with pytest.raises(ModelError, match="drops one layer of several, tiny has 1"):
         AtPStar()._score_batch([context])
-    with pytest.raises(ConfigError, match=r"reduction\.atp_star\.batch must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"reduction\.atp_star\.batch must be an integer of at least 1"):
         AtPStar(batch=0)

@@ -25,6 +25,7 @@ from nam.reduction.gradxact import GradXAct
 from nam.reduction.ig import IntegratedGradients
 from nam.reduction.random import Random
 from nam.reduction.random_same_layer import RandomSameLayer
+from nam.reduction.relp import RelP
 from nam.types import Modality
 from tests.families import FAMILIES, answers, build
 from tests.reduction.cases import targets_of
@@ -168,11 +169,14 @@ def test_half_precision_gives_nearly_the_same(gill_folder: Path, family: str, me
 @pytest.mark.parametrize(
     ("build_it", "message"),
     [
-        (lambda: Grad(batch=0), "reduction.grad.batch must be at least 1, got 0"),
-        (lambda: IntegratedGradients(steps=0), "reduction.ig.steps must be at least 1, got 0"),
-        (lambda: CausalEffect(group=0), "reduction.ce.group must be at least 1, got 0"),
-        (lambda: CausalEffect(seed=-1), "reduction.ce.seed must be at least 0, got -1"),
-        (lambda: Random(seed=-1), "reduction.random.seed must be at least 0, got -1"),
+        (lambda: Grad(batch=0), r"reduction\.grad\.batch must be an integer of at least 1, got 0"),
+        (lambda: GradXAct(batch=0), r"reduction\.gradxact\.batch must be an integer of at least 1, got 0"),
+        (lambda: RelP(batch=2.5), r"reduction\.relp\.batch must be an integer of at least 1, got 2\.5"),
+        (lambda: IntegratedGradients(steps=0), r"reduction\.ig\.steps must be an integer of at least 1"),
+        (lambda: CausalEffect(group=0), r"reduction\.ce\.group must be an integer of at least 1"),
+        (lambda: CausalEffect(seed=-1), r"reduction\.ce\.seed must be an integer of at least 0, got -1"),
+        (lambda: Random(seed=-1), r"reduction\.random\.seed must be an integer of at least 0, got -1"),
+        (lambda: RandomSameLayer(seed=-1), r"reduction\.random_same_layer\.seed must be .* at least 0"),
         (lambda: RandomSameLayer(of="namm"), "reduction=namm: no such option; did you mean 'nam'"),
         (lambda: RandomSameLayer(of="random_same_layer"), "needs another method"),
     ],

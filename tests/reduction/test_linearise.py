@@ -199,17 +199,17 @@ def test_what_a_rule_is_about_must_be_there(gill_folder: Path) -> None:
     mllm = build("llama", gill_folder)
     layer: Any = decoder_of(mllm).layers[2]  # type: ignore[index, union-attr]
     layer.mlp.odd, layer.mlp.act_fn = layer.mlp.act_fn, None
-    with pytest.raises(ModelError, match=r"no nonlinearity called .*set reduction.nonlinearity=exact"):
+    with pytest.raises(ModelError, match=r"no nonlinearity .* reduction\.nam_total\.nonlinearity=exact"):
         linearised(mllm, Rules()).__enter__()
     assert hooks_of(mllm) == 0
     mllm = build("llama", gill_folder)
     layer = decoder_of(mllm).layers[1]  # type: ignore[index, union-attr]
     layer.self_attn.qkv_proj = layer.self_attn.q_proj
     del layer.self_attn.q_proj
-    with pytest.raises(ModelError, match=r"no q_proj .*set reduction.attention=exact"):
+    with pytest.raises(ModelError, match=r"no q_proj .* reduction\.nam_total\.attention=exact, or gradxact"):
         linearised(mllm, Rules()).__enter__()
     assert hooks_of(mllm) == 0
-    with pytest.raises(ConfigError, match=r"reduction\.gate must be half or exact, got 'quarter'"):
+    with pytest.raises(ConfigError, match=r"reduction\.nam_total\.gate must be half or exact, got 'quarter'"):
         Rules(gate="quarter")  # type: ignore[arg-type]
 
 

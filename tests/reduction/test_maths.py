@@ -114,8 +114,12 @@ def test_acu_is_nam_s_effect_without_the_gate(mllm: GILL) -> None:
     picture = mllm.generate(prompt="a dog", draw=True, max_new_tokens=2, steps=1, guidance=1.0)
     context = contexts_of(mllm, [picture], [image_target(picture, relevance(seed=1))])[0]
     sums = torch.stack([site.linear.weight.sum(0) for site in mllm.ffn_sites])
-    torch.testing.assert_close(AcU().score(context), context.activations.mean(1) * sums, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(AcU(region=True).score(context), AcU().score(context))
+    ones = AcU(region=False).score(context)
+    torch.testing.assert_close(ones, context.activations.mean(1) * sums, atol=1e-4, rtol=1e-4)
+    # By default pictures have the same direction for every method.
+    ungated, _ = Nam().branches(context)
+    torch.testing.assert_close(AcU().score(context), ungated)
+    assert not torch.allclose(AcU().score(context), ones)
 
 
 def test_gradient_times_activation_is_captum_s(mllm: GILL) -> None:

@@ -143,9 +143,9 @@ def test_wrong_options_and_models_are_refused_by_name(gill_folder: Path) -> None
     for options, message in (
         ({"baseline": "none"}, r"reduction\.nam_total\.baseline must be zero or mean, got 'none'"),
         ({"final_norm": "fold"}, r"final_norm must be secant or exact or held, got 'fold'"),
-        ({"attention": "half"}, r"reduction\.attention must be held or exact"),
-        ({"batch": 0}, r"reduction\.nam_total\.batch must be at least 1, got 0"),
-        ({"rerun": -1}, r"reduction\.nam_total\.rerun must be at least 0, got -1"),
+        ({"attention": "half"}, r"reduction\.nam_total\.attention must be held or exact"),
+        ({"batch": 0}, r"reduction\.nam_total\.batch must be an integer of at least 1, got 0"),
+        ({"rerun": -1}, r"reduction\.nam_total\.rerun must be an integer of at least 0, got -1"),
     ):
         with pytest.raises(ConfigError, match=message):
             NamTotal(**options)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from nam.report import build_report
 from nam.report.figures import layer_counts, layer_figure, top_sizes
 from nam.report.leads import leads_of
 from nam.report.overlays import enlarge, marked_text, overlay
-from nam.report.tops import top_neurons
+from nam.report.tops import NOT_KEPT, own_words, top_neurons
 from nam.report.views import ConceptView, NeuronView, bars, concept_view
 from nam.store import MeanScores, Run, RunWriter, SampleResult, StoreError
 from nam.types import Concept, Neuron
@@ -67,9 +67,15 @@ class Page(HTMLParser):
 
 
 def _run(
-    folder: Path, results: Sequence[SampleResult], *, finish: bool = True, words: Any = words, **manifest: Any
+    folder: Path,
+    results: Sequence[SampleResult],
+    *,
+    finish: bool = True,
+    words: Any = words,
+    top: int = 20,
+    **manifest: Any,
 ) -> Run:
-    with RunWriter(folder, manifest={**MANIFEST, **manifest}, words=words, top=20) as writer:
+    with RunWriter(folder, manifest={**MANIFEST, **manifest}, words=words, top=top) as writer:
         for one in results:
             writer.add(one)
         if finish:
@@ -198,6 +204,48 @@ def test_several_methods_stand_apart(tmp_path: Path) -> None:
     assert page.count("details") == 5  # two methods, a sample, and two methods within it
 
 
+def closing(folder: Path) -> str:
+    """What the run prints when it is done."""
+    console = Console(file=StringIO(), width=200)
+    print_closing(folder, console=console)
+    return console.file.getvalue()
+
+
+def test_methods_come_in_the_order_that_was_asked_for(tmp_path: Path) -> None:
+    made, asked = result(0), ["nam", "ig", "acu"]
+    scores = tuple(replace(one, method=method) for method in asked for one in made.scores)
+    run = _run(tmp_path, [replace(made, scores=scores)], methods=asked)
+    assert re.findall(r"top neurons by (\w+)", closing(tmp_path)) == asked
+    page = _page(run).text
+    assert "Shown by the method nam" in page
+    # A concept's, then a sample's.
+    assert re.findall(r"method (\w+)", page.split("every method is below")[1])[:6] == asked * 2
+
+
+def test_words_that_were_not_kept_are_said_to_be_missing(tmp_path: Path) -> None:
+    run = _run(tmp_path, [result(0)], top=1)
+    tops = top_neurons(run, top=3)
+    # Only the best neuron of each modality has a row, and its words.
+    assert list(tops["words"] == NOT_KEPT) == [False, True, True] * 2
+    best = tops[tops["rank"] == 1]
+    assert own_words(run, tops) == own_words(run, best) == {"nam/text": 1.0, "nam/image": 1.0}
+    assert own_words(run, tops[tops["rank"] > 1]) == {}
+    assert closing(tmp_path).count("words not kept: raise top") == 4
+    assert _page(run, top=3).text.count("words not kept: raise top") == 4
+
+
+def test_reasons_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    bad = [
+        replace(result(0), index=i, id=f"s{i}", scores=(), errors=(("", f"reason {i}"),)) for i in range(11)
+    ]
+    _run(tmp_path / "many", bad)
+    printed = closing(tmp_path / "many")
+    assert printed.count("1 x reason") == 8
+    assert "and 3 more reasons, all in the report" in printed
+    _run(tmp_path / "few", bad[:8])
+    assert "more reasons" not in closing(tmp_path / "few")
+
+
 def test_nothing_from_data_enters_the_page_unescaped(tmp_path: Path) -> None:
     def evil_words(neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
         return [(EVIL,) for _ in neurons]
@@ -296,9 +344,7 @@ def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path:
     assert tops[tops["modality"] == "text"][places].to_numpy().tolist() == [list(place) for place in expected]
     view = concept_view(run, "horse", (), "nam", top=3)
     assert [row.name for row in view.text] == [f"L{layer}.U{unit}" for layer, unit in expected]
-    console = Console(file=StringIO(), width=200)
-    print_closing(tmp_path, console=console)
-    shown = re.findall(r"L(\d+)\.U(\d+)", console.file.getvalue())
+    shown = re.findall(r"L(\d+)\.U(\d+)", closing(tmp_path))
     assert [(int(layer), int(unit)) for layer, unit in shown[::2]] == expected
     counts = layer_counts(run.scores("horse", "text", "nam"), run.scores("horse", "image", "nam"), top=2)
     assert counts["T and I"].tolist() == [0, 1, 1]
