@@ -7,10 +7,10 @@ ARGS ?=
 RUN := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help attribute train test lint lock
+.PHONY: help attribute train test test-all test-newest bench lint lock
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 attribute: .venv/installed ## Run the embedded model (ARGS="seed=1" overrides the configuration)
 	$(RUN) attribute.py $(ARGS)
@@ -18,8 +18,21 @@ attribute: .venv/installed ## Run the embedded model (ARGS="seed=1" overrides th
 train: .venv/installed ## Train the embedded model, or with ARGS="experiment=tiny_gill/judge" one part of it
 	$(RUN) train.py $(if $(findstring experiment=,$(ARGS)),,experiment=tiny_gill/all) $(ARGS)
 
-test: .venv/installed ## Run the tests
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 $(ARGS)
+test: .venv/installed ## Run the tests, but for the slow ones
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+test-all: .venv/installed ## Run all tests: more kills, more fuzzing, larger tables
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --hypothesis-profile=thorough $(ARGS)
+
+test-newest: ## Run the tests on the newest versions that setup.cfg allows, but the torch of the lock
+	rm -rf build/newest && $(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install -q -U "$$(grep '^torch==' requirements.lock)" -e '.[dev]'
+	build/newest/bin/python -m pip list --format=freeze > build/newest/versions
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 \
+		build/newest/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+bench: .venv/installed ## Measure what each method costs, with pass or miss beside every target
+	$(RUN) -m benchmarks.overhead $(ARGS)
 
 lint: .venv/installed ## Check style and types
 	$(BIN)/ruff check .

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from nam.mllm.gill import GILL
 from tests.tiny_random import write_tiny_gill
+
+settings.register_profile("thorough", max_examples=2000, deadline=None)  # what `make test-all` asks for
 
 
 @pytest.fixture(scope="session")

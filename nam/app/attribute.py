@@ -22,6 +22,8 @@ from nam.app.totals import RunTotals, metrics_of
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from nam.app.totals import Totals
     from nam.modules.attribution import AttributionModule
     from nam.store.callback import StoreWriter
@@ -32,18 +34,26 @@ def main(cfg: DictConfig) -> Path:
     """Attribute every sample of `cfg.data`. Returns the path of the report."""
     hush()
     check_attribution(cfg)
-    if cfg.get("evaluate") is not None:
-        from nam.app.leaderboard import run
+    if cfg.aggregate is not None:
+        from nam.app import aggregate
 
-        return run(cfg)
+        return aggregate.run(cfg)
+    if cfg.estimate:
+        from nam.app import estimate
+
+        return estimate.run(cfg)
+    if cfg.get("evaluate") is not None:
+        from nam.app import leaderboard, named
+
+        return named.run(cfg) if cfg.evaluate["_target_"] == named.TARGET else leaderboard.run(cfg)
     started = time.perf_counter()
     data = build(cfg.data)
-    module = _module(cfg)
+    module = module_of(cfg)
     from nam.hooks.callback import ActivationRecorder
     from nam.report.tracking import Tracker
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    writer = _writer(cfg, module)
+    writer = writer_of(cfg, module)
     callbacks: list[L.Callback] = [writer, Progress(), Tracker(), EndOnTerm()]
     if cfg.record:
         callbacks.append(ActivationRecorder())
@@ -51,8 +61,8 @@ def main(cfg: DictConfig) -> Path:
     trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     claim_run_folder(cfg, settled=SETTLED)
     if cfg.resume:
-        data.done = _done(cfg.run_dir)
-    _predict(trainer, module, data, cfg.run_dir)
+        data.done = done_of(cfg.run_dir)
+    predict(trainer, module, data, cfg.run_dir)
     totals = _totals(module, trainer)
     if not trainer.is_global_zero:
         writer.close()
@@ -83,7 +93,7 @@ def manifest_of(cfg: DictConfig, mllm: Any, methods: list[str]) -> dict[str, Any
     )
 
 
-def _module(cfg: DictConfig) -> AttributionModule:
+def module_of(cfg: DictConfig) -> AttributionModule:
     """The model, and all that is done with its answers."""
     methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
     segmenter, relevance = build(cfg.segmenter), build(cfg.relevance)
@@ -102,7 +112,7 @@ def _module(cfg: DictConfig) -> AttributionModule:
     return AttributionModule(attributor)
 
 
-def _writer(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
+def writer_of(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
     """What writes into the run folder."""
     from nam.mllm.words import WordBook
     from nam.store.callback import StoreWriter
@@ -117,7 +127,7 @@ def _writer(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
     )
 
 
-def _done(folder: str) -> frozenset[int]:
+def done_of(folder: str) -> frozenset[int]:
     """The samples that an interrupted run has finished."""
     from nam.store import Run
 
@@ -133,7 +143,8 @@ def _totals(module: AttributionModule, trainer: L.Trainer) -> Totals:
     return totals.compute()
 
 
-def _predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: str) -> None:
+def predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: str) -> None:
+    """Run the predict loop. Raises ConfigError, and SystemExit where it is interrupted, after a line."""
     try:
         trainer.predict(module, datamodule=data, return_predictions=False)
     except MisconfigurationException as error:  # such as a share of the batches that is less than one
@@ -149,19 +160,27 @@ def _predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: s
 
 def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], loggers: list[Any]) -> None:
     """Merge the tables, then write and track what follows from them."""
-    from nam.report import build_report
-    from nam.report.tops import own_words, top_neurons
     from nam.report.tracking import track
     from nam.store import Run
-    from nam.store.files import write_json
     from nam.store.provenance import now
 
     costs = {key: metrics.get(key) for key in ("seconds", "time_over_generation", "peak_memory")}
     writer.finish(metrics=metrics, finished=now(), **costs)
+    tops = report_on(cfg, metrics)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    track(loggers, Run(cfg.run_dir), settings=settings, metrics=metrics, tops=tops)
+
+
+def report_on(cfg: DictConfig, metrics: dict[str, Any]) -> DataFrame:
+    """Write the report of a finished run, and its metrics with what follows. Returns the top neurons."""
+    from nam.report import build_report
+    from nam.report.tops import own_words, top_neurons
+    from nam.store import Run
+    from nam.store.files import write_json
+
     run = Run(cfg.run_dir)
     tops = top_neurons(run, top=cfg.report.top)
     metrics["own_words"] = own_words(run, tops)
     write_json(run.folder / "metrics.json", metrics)
     build_report(run, top=cfg.report.top, samples=cfg.report.samples)
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    track(loggers, run, settings=settings, metrics=metrics, tops=tops)
+    return tops

@@ -30,6 +30,8 @@ class Settings:
     seed: int
     run_dir: str
     resume: str | None
+    estimate: bool
+    aggregate: str | list[str] | None
     overrides: list[str]
     draw: Literal["auto"] | bool
     max_new_tokens: int

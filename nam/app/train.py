@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
@@ -54,7 +55,11 @@ def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
     data = build_data(cfg.part.data)
     module = build(cfg.part.module)
     trainer = build(cfg.trainer, callbacks=build_all(cfg.callbacks), logger=build_all(cfg.logger))
-    trainer.fit(module, datamodule=data, ckpt_path=_last_checkpoint(cfg), weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=_last_checkpoint(cfg), weights_only=True)
+    except UnpicklingError as error:
+        line = f"{_checkpoint_path(cfg)} holds more than weights and plain values, and is not opened"
+        raise ConfigError(f"resume={cfg.resume}: {line}") from error
     trainer.save_checkpoint(_checkpoint_path(cfg), weights_only=False)  # the optimiser too, to go on from
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     if trainer.is_global_zero:

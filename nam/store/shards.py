@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,20 +115,36 @@ def merge_tables(sources: Sequence[Path], target: Path, schema: pa.Schema) -> No
         StoreError: a source is damaged, or the target cannot be written.
     """
     with ExitStack() as stack:
-        files = [(path, stack.enter_context(open_parquet(path))) for path in sources]
-        groups = heapq.merge(*(_samples_of(*file) for file in files), key=lambda group: group[0])
         temporary = stack.enter_context(atomic(target))
         writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-        waiting: list[pa.Table] = []
-        rows = 0
-        for _, group in groups:
-            waiting.append(group)
-            rows += group.num_rows
-            if rows >= ROWS:
-                writer.write_table(pa.concat_tables(waiting).select(schema.names).cast(schema))
-                waiting, rows = [], 0
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting).select(schema.names).cast(schema))
+        for table in gathered(in_order(sources)):
+            writer.write_table(table.select(schema.names).cast(schema))
+
+
+def in_order(sources: Sequence[Path]) -> Iterator[pa.Table]:
+    """The rows of each sample of parquet files that are sorted by `index`, in the order of all.
+
+    Raises:
+        StoreError: a file is damaged.
+    """
+    with ExitStack() as stack:
+        files = [(path, stack.enter_context(open_parquet(path))) for path in sources]
+        for _, group in heapq.merge(*(_samples_of(*file) for file in files), key=lambda group: group[0]):
+            yield group
+
+
+def gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least `ROWS`, but for the last."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for part in parts:
+        waiting.append(part)
+        rows += part.num_rows
+        if rows >= ROWS:
+            yield pa.concat_tables(waiting)
+            waiting, rows = [], 0
+    if rows:
+        yield pa.concat_tables(waiting)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

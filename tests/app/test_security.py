@@ -1,0 +1,183 @@
+"""Nothing that is read can run a program, leave its folder, fill the memory or reach a page unescaped."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from nam.app import attribute, train
+from nam.mllm.gill import GILL
+from nam.store import Run
+from tests.app.line_part import ARGS, install
+from tests.runs import command_line, write_table
+
+EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+class Bomb:
+    """An object whose unpickling leaves a file behind."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+class Tags(HTMLParser):
+    """Tags and the names of their attributes, as a browser would see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, frozenset[str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, frozenset(name for name, _ in attrs)))
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAM_RUN_STAMP", "now")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command that is refused; gives its line."""
+
+    def run(main: Callable[[], None], *arguments: str) -> str:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr("sys.argv", ["command.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+def test_the_bomb_of_these_tests_goes_off(tmp_path: Path) -> None:
+    torch.save({"weight": Bomb(tmp_path / "proof")}, tmp_path / "bomb.pt")
+    torch.load(tmp_path / "bomb.pt", weights_only=False)
+    assert (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("part", ["language_model", "unet"])
+def test_a_model_that_is_a_pickle_is_not_opened(
+    part: str, tmp_path: Path, gill_folder: Path, shared_gill: GILL, refused: Callable[..., str]
+) -> None:
+    folder = shutil.copytree(gill_folder, tmp_path / "model")
+    weights = next((folder / part).glob("*.safetensors"))
+    weights.unlink()
+    name = "pytorch_model.bin" if part == "language_model" else "diffusion_pytorch_model.bin"
+    torch.save({"weight": Bomb(tmp_path / "proof")}, folder / part / name)
+    table = write_table(tmp_path / "table.csv", shared_gill)
+    line = refused(attribute.main, *command_line(folder, table), "run_dir=out")
+    assert line.startswith("error: ")
+    assert part in line
+    assert not (tmp_path / "proof").exists()
+
+
+def test_weights_that_are_a_pickle_under_another_name_are_not_opened(
+    tmp_path: Path, gill_folder: Path, shared_gill: GILL, refused: Callable[..., str]
+) -> None:
+    folder = shutil.copytree(gill_folder, tmp_path / "model")
+    (folder / "gill/model.safetensors").write_bytes(pickle.dumps(Bomb(tmp_path / "proof")))
+    table = write_table(tmp_path / "table.csv", shared_gill)
+    line = refused(attribute.main, *command_line(folder, table), "run_dir=out")
+    assert "model.safetensors" in line
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "target"),
+    [
+        ("mllm", "os.system"),
+        ("data.source", "builtins.eval"),
+        ("segmenter", "nam.app.command.os.system"),
+        ("relevance", "subprocess.run"),
+        ("reduction.nam", "lightning.pytorch.os.system"),
+        ("trainer", "torch.load"),
+    ],
+)
+def test_a_configuration_builds_nothing_foreign(
+    key: str, target: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    line = refused(attribute.main, f"{key}._target_={target}", f"+{key}.command=touch proof", "run_dir=out")
+    assert f"{key}._target_={target!r} is refused" in line
+    assert not (tmp_path / "proof").exists()
+
+
+def bomb_png(path: Path, *, side: int) -> None:
+    """A picture whose header promises `side` x `side` pixels, in a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(10_000_000), 9)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_hostile_data_set_gives_error_rows_and_a_harmless_page(
+    tmp_path: Path, gill_folder: Path, shared_gill: GILL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    table = write_table(tmp_path / "data/table.csv", shared_gill, ["a cat", "a star at night ."])
+    bomb_png(tmp_path / "data/bomb.png", side=60_000)
+    assert (tmp_path / "data/bomb.png").stat().st_size < 20_000
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    rows = pd.read_csv(table)
+    said = rows["concept"][0]
+    bad = [
+        {"id": "bomb", "prompt": "a picture of", "image": "bomb.png", "concept": said},
+        {"id": "out", "prompt": "a picture of", "image": "../secret.png", "concept": said},
+        {"id": "far", "prompt": "a picture of", "image": "x/../../secret.png", "concept": said},
+        {"id": "whole", "prompt": "a picture of", "image": str(tmp_path / "secret.png"), "concept": said},
+        {"id": f"../../{EVIL}", "prompt": EVIL, "concept": said, "caption": EVIL},
+        {"id": "concept", "prompt": "a cat", "concept": EVIL, "caption": EVIL},
+    ]
+    pd.concat([rows.assign(caption=EVIL), pd.DataFrame(bad)]).to_csv(table, index=False)
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr("sys.argv", ["attribute.py", *command_line(gill_folder, table), "run_dir=out"])
+    attribute.main()
+    found = Run("out").samples
+    assert (found["status"] == "ok").tolist() == [True] * len(rows) + [False] * len(bad)
+    reasons = found["error"][len(rows) :].tolist()
+    assert "too large" in reasons[0]
+    assert all("leads out of the folder" in reason for reason in reasons[1:4])
+    assert found["id"].tolist()[-2] == f"../../{EVIL}"
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "secret.png", "out"}
+    page = Tags()
+    page.feed(Path("out/report.html").read_text())
+    assert page.found
+    assert not [tag for tag, names in page.found if tag == "script" or any(n.startswith("on") for n in names)]
+
+
+def test_a_training_goes_on_from_no_pickle(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    mine = [*ARGS, "trainer=cpu", "experiment=line/first"]
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr("sys.argv", ["train.py", *mine, "run_dir=run", "trainer.max_steps=2"])
+    train.main()
+    last = Path("run/checkpoints/last.ckpt")
+    torch.save({**torch.load(last, weights_only=True), "extra": Bomb(tmp_path / "proof")}, last)
+    line = refused(train.main, *mine, "resume=run", "trainer.max_steps=4")
+    assert "last.ckpt" in line
+    assert not (tmp_path / "proof").exists()
