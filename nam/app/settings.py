@@ -86,6 +86,4 @@ def _check_trainer(cfg: DictConfig) -> None:
     if cfg.trainer.get("use_distributed_sampler") is not False:
         raise ConfigError("trainer.use_distributed_sampler must be false: the data is shared out already")
     if cfg.trainer.get("limit_predict_batches") == 0:
-        raise ConfigError(
-            "trainer.limit_predict_batches=0: nothing would be attributed; 1.0 takes all"
-        )
+        raise ConfigError("trainer.limit_predict_batches=0: nothing would be attributed; 1.0 takes all")

@@ -236,9 +236,9 @@ REFUSED = [
     (["words=0"], "words must be at least 1"),
     (["seed=4294967296"], "seed must be at least 0 and at most 4294967295"),
     (["segmenter=null"], "segmenter=null: no such option; choose from none, scenes, truth, or leave it out"),
-    (["mllm=null"], "mllm=null: no such option; choose from tiny_gill"),
+    (["mllm=null"], "mllm=null: no such option; choose from gill, gill/tiny_random, tiny_gill"),
     (["relevance=null"], "relevance=null: no such option; choose from attention, gradient"),
-    (["evaluate=null"], "evaluate=null: no such option; choose from leaderboard, or leave it out"),
+    (["evaluate=null"], "evaluate=null: no such option; choose from leaderboard, named, or leave it out"),
     (["~relevance"], "'relevance' is not chosen: set relevance=NAME, one of attention, gradient"),
     (["~top"], "'top' is missing"),
     (["+sed=1"], "unknown key 'sed': did you mean 'seed'?"),
@@ -362,4 +362,4 @@ def test_every_option_fits_the_real_signatures(group: str) -> None:
 def test_every_experiment_fits_the_real_signatures(experiment: str) -> None:
     cfg = compose("attribute", [f"experiment={experiment}"])
     check_attribution(cfg)
-    assert len(cfg.reduction) > 1
+    assert len(cfg.reduction) > 1 or experiment.startswith("paper")  # those ask one thing
