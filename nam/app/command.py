@@ -29,6 +29,7 @@ from nam.app.config import (
     refuse_unknown_keys,
     wrong_choice,
 )
+from nam.app.loggers import end_records
 from nam.errors import ConfigError, NamError
 
 Task = Callable[[DictConfig], Any]
@@ -59,14 +60,17 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             def job(cfg: DictConfig) -> Any:
                 if not user_wants_tracebacks:
                     os.environ.pop(_FULL, None)
-                folder = Path(HydraConfig.get().runtime.output_dir)
+                folder, failed = Path(HydraConfig.get().runtime.output_dir), True
                 try:
-                    return _run_job(name, task, cfg)
+                    result = _run_job(name, task, cfg)
+                    failed = False
+                    return result
                 except (NamError, HydraException, OmegaConfBaseException) as error:
                     if user_wants_tracebacks:
                         raise
                     _refuse(explain(error, name, sys.argv[1:]))
                 finally:
+                    end_records(failed=failed)
                     _drop_unused(folder, log=f"{name}.log", there=there)
 
             try:

@@ -12,7 +12,6 @@ from nam.app.build import build, build_all, check, check_call
 from nam.app.callbacks import Curve
 from nam.app.command import command
 from nam.app.config import claim_run_folder
-from nam.app.loggers import give_up
 from nam.app.quiet import hush
 from nam.app.sweep import going_on
 from nam.clock import Clock
@@ -78,14 +77,10 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     claim_run_folder(cfg, settled=SETTLED)
     delta = saved or made_before(cfg)
     begin(cfg, mllm)
-    try:
-        before = look(cfg, mllm, judge, clock)
-        if delta is None:
-            delta = make(cfg, mllm, selection, trainer, curve, clock)
-        return close(cfg, mllm, delta, before, judge, loggers, clock)
-    except BaseException:
-        give_up()
-        raise
+    before = look(cfg, mllm, judge, clock)
+    if delta is None:
+        delta = make(cfg, mllm, selection, trainer, curve, clock)
+    return close(cfg, mllm, delta, before, judge, loggers, clock)
 
 
 def read_saved(cfg: DictConfig) -> Delta | None:

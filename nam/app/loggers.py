@@ -46,8 +46,12 @@ def wandb_logger(
     return logger
 
 
-def give_up() -> None:
-    """End the W&B records of a run that failed: the next one in this process would go on with them."""
+def end_records(*, failed: bool) -> None:
+    """End the W&B records of a run, if it has any: the next run in this process would go on with them."""
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=1)
+    if wandb is None or wandb.run is None:
+        return
+    try:
+        wandb.finish(exit_code=int(failed))
+    except Exception as error:  # whatever a server that is gone brings up
+        log.warning("the W&B records could not be ended: %s", error)

@@ -43,7 +43,6 @@ def track_edit(
                 logger.log_image("before_after", [grid])
                 logger.log_image("locality", [heat_map(tables["before"], tables["after"])])
                 _log_patch(logger, patch, figures)
-                logger.experiment.finish()
             logger.save()
             logger.finalize("success")
 

