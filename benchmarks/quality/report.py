@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import groupby
@@ -17,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.quality.rows import Measure, Row
+from nam.store.provenance import git_commit, machine
 
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "opencv-python-headless")
 _STYLES = {"pass": "green", "miss": "red", "not measured": "yellow"}
@@ -33,11 +32,12 @@ interval over pictures. pass and miss go by the measured value.
 
 def circumstances(*, command: str, weights: Path, seeds: Sequence[int], seconds: float) -> dict[str, Any]:
     """Where, when and by what the rows were measured."""
+    here = machine()
     return {
         "command": command,
         "weights": weights.name,
         "commit": _commit(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "machine": f"{here['processor']}, {here['cores']} cores, {here['system']}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         "seeds": list(seeds),
         "seconds": round(seconds),
@@ -154,24 +154,6 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{met} of {len(wanted)} targets met, {missed} missed, {left} not measured."
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"
-
-
 def _commit() -> str:
-    root = Path(__file__).parents[2]
-    try:
-        head = _git(root, "rev-parse", "--short", "HEAD")
-        return f"{head} with changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    found = git_commit() or "unknown"
+    return found[:7] + (" with changes" if found.endswith("+") else "")

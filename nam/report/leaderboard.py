@@ -78,19 +78,34 @@ def write_markdown(rows: Sequence[Row], path: Path, *, manifest: Mapping[str, An
 
 def to_markdown(rows: Sequence[Row], *, manifest: Mapping[str, Any]) -> str:
     """The leaderboard in Markdown, beginning with what it was measured on."""
-    model, machine = manifest.get("model", {}), manifest.get("machine", {})
-    facts = [
-        f"model {model.get('name')} ({model.get('revision')}), commit {manifest.get('git_commit')}",
-        f"{manifest.get('cases')} targets of the split {manifest.get('split')}, seed {manifest.get('seed')}",
-        f"{machine.get('system')}, {machine.get('accelerator', machine.get('processor'))}, "
-        f"{manifest.get('seconds')} s",
-    ]
-    lines = ["# Leaderboard", "", *(f"* {fact}" for fact in facts), ""]
+    lines = ["# Every method, every measure", "", *_facts(manifest), ""]
     for title, modality, names in sections(rows):
-        lines += [f"## {title}", "", markdown(rows, modality=modality, measures=names)]
-        lines += [f"{name}: {note}." for name, note in notes_of(rows, names).items()]
-        lines += [""]
+        table = [markdown(rows, modality=modality, measures=names)]
+        table += [f"{name}: {note}.\n" for name, note in notes_of(rows, names).items()]
+        if names[0] in HEADLINES.get(modality, ()):
+            lines += [f"## {title}", "", *table]
+        else:
+            lines += [f"<details><summary>{title}</summary>", "", *table, "</details>", ""]
     return "\n".join(lines)
+
+
+def _facts(manifest: Mapping[str, Any]) -> list[str]:
+    """By which command a leaderboard was measured, on what, and when."""
+    machine, cases = manifest["machine"], manifest["cases"]
+    elsewhere = ("run_dir=", "resume=", "logger=", "evaluate.cache=")
+    given = [one for one in manifest["overrides"] if not one.startswith(elsewhere)]
+    versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
+    return [
+        f"Measured by `{' '.join(['python attribute.py', *given])}` on {manifest['finished'][:10]}, at "
+        f"commit {str(manifest['git_commit'])[:7]}, on {machine.get('accelerator', machine['processor'])}, "
+        f"{machine['cores']} cores, {machine['system']}, in {manifest['seconds']:.0f} s (without the time of "
+        f"truths that were cached before); {versions}.",
+        "",
+        f"The model is {manifest['model']['name']} (weights {manifest['model']['revision']}), the prompts "
+        f"the split {manifest['split']!r} at seed {manifest['seed']}: {cases['text']} targets in words, "
+        f"{cases['image']} in pictures, {len(manifest['errors'])} that could not be attributed. Intervals "
+        "are 95 % bootstrap intervals over concepts.",
+    ]
 
 
 def build_leaderboard_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import subprocess
@@ -99,14 +100,27 @@ def git_commit() -> str | None:
     return commit + ("+" if changed else "")
 
 
-def machine() -> dict[str, str]:
-    """Processor, system and accelerator."""
+def machine() -> dict[str, Any]:
+    """Processor, its cores, system and accelerator."""
     import torch
 
-    found = {"system": platform.platform(), "processor": platform.machine()}
+    found = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     if torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name()
     return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
 
 
 def peak_memory() -> dict[str, int]:

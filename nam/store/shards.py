@@ -41,6 +41,9 @@ MAX_OPEN = 128
 #: Rows that are read from one shard, or written to the merged file, at once.
 ROWS = 32_768
 
+#: Rows that are read at once from each of up to `MAX_OPEN` files.
+MERGED_ROWS = 2_048
+
 _NAME = re.compile(r"(samples|neurons|scores)-(\d{5,})-(\d{7,})-(\d{7,})\.(parquet|safetensors)")
 
 
@@ -170,7 +173,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def read_batches(
-    path: Path, file: pq.ParquetFile, columns: Sequence[str] | None = None
+    path: Path, file: pq.ParquetFile, columns: Sequence[str] | None = None, *, rows: int = ROWS
 ) -> Iterator[pa.RecordBatch]:
     """The rows of an open parquet file, a part at a time.
 
@@ -181,7 +184,7 @@ def read_batches(
         StoreError: it is damaged.
     """
     try:
-        yield from file.iter_batches(batch_size=ROWS, columns=columns)
+        yield from file.iter_batches(batch_size=rows, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 
@@ -189,7 +192,7 @@ def read_batches(
 def _samples_of(path: Path, file: pq.ParquetFile) -> Iterator[tuple[int, pa.Table]]:
     """The rows of each sample, in the file's order."""
     carried: pa.Table | None = None
-    for batch in read_batches(path, file):
+    for batch in read_batches(path, file, rows=MERGED_ROWS):
         table = pa.Table.from_batches([batch])
         if carried is not None:
             table = pa.concat_tables([carried, table])
