@@ -29,6 +29,9 @@ Key = tuple[str, Modality, str]
 
 _MODALITIES: tuple[Modality, Modality] = ("text", "image")
 
+#: Where the neurons of a concept may tell that it is in a picture: a part of `activations_of`, and its name.
+_STAGES = {"picture": "seen", "ask": "asked", "answer": "said"}
+
 
 @dataclass(eq=False)
 class Repeats:
@@ -64,7 +67,9 @@ class NeuronSets(Part):
         "share of samples",
         "depth": "mean layer of the top k, from 0 (first) to 1 (last)",
         "both": "share of the top k that is both a T- and an I-neuron",
-        "auroc": "how well the top k's activation before the answer tells that the concept is in the picture",
+        "auroc": "how well the top k's activation tells that the concept is in the picture that is "
+        "described: over the picture's positions (seen), at the prompt's last one (asked), over the answer's "
+        "(said)",
         "size_slope": "change of that activation, in standard deviations, when the thing grows by one",
     }
 
@@ -179,7 +184,7 @@ class NeuronSets(Part):
         return found
 
     def _sensitive(self, repeats: Mapping[Key, Repeats], works: Sequence[Work], bench: Bench) -> list[Figure]:
-        """Over the rendered pictures that were asked about; read before anything of the answer."""
+        """Over the rendered pictures that were asked about."""
         seen = [work for work in works if work.item.masks is not None]
         if not seen:
             return []
@@ -196,20 +201,17 @@ class NeuronSets(Part):
                 if ranking is not None:
                     tops[method, modality] = ranking
             neurons: list[Neuron] = sorted({neuron for ranking in tops.values() for neuron in ranking})
-            if not neurons:
-                continue
-            table = activations_of(bench.mllm, [work.answer for work in seen], neurons, positions="ask")
-            whole = sensitivity(table, present=present, sizes=sizes)
             column = {neuron: index for index, neuron in enumerate(neurons)}
-            for (method, modality), ranking in tops.items():
-                places = [column[neuron] for neuron in ranking]
-                slopes = whole.slope[places]
-                found.append(
-                    _figure(concept, method, modality, f"auroc@{self.k}", float(whole.auroc[places].mean()))
-                )
-                if np.isfinite(slopes).any():
-                    slope = float(np.nanmean(slopes))
-                    found.append(_figure(concept, method, modality, f"size_slope@{self.k}", slope))
+            for part, stage in _STAGES.items() if neurons else ():
+                table = activations_of(bench.mllm, [work.answer for work in seen], neurons, positions=part)
+                whole = sensitivity(table, present=present, sizes=sizes)
+                for (method, modality), ranking in tops.items():
+                    places = [column[neuron] for neuron in ranking]
+                    for measure, values in (("auroc", whole.auroc), ("size_slope", whole.slope)):
+                        if np.isfinite(values[places]).any():
+                            value = float(np.nanmean(values[places]))
+                            name = f"{measure}@{self.k}[{stage}]"
+                            found.append(_figure(concept, method, modality, name, value))
         return found
 
 
