@@ -18,10 +18,11 @@ from nam.mllm.base import MLLM
 from nam.mllm.words import WordBook
 from nam.options import option
 from nam.reduction.base import Method, contexts_of, scores_of
+from nam.regions import ALWAYS, TimeRange, regions_of
 from nam.relevance.base import Relevance, RelevanceMap
 from nam.segmenter.base import Mask, Segmenter
 from nam.targets import image_target, text_target
-from nam.types import Concept, Generation, Modality, Neuron, Target
+from nam.types import MEDIA, Concept, Generation, Medium, Modality, Neuron, Target
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -40,7 +41,8 @@ class Attribution:
         activations: (L, d) float32, each neuron's mean over the target's positions.
         target: What was attributed.
         mask: Where the concept is in the picture; None for words.
-        relevance: Of the hidden states that the picture came from; None for words.
+        relevance: Of the hidden states that the picture came from; None for words, and where the picture is
+            made of tokens.
     """
 
     mllm: MLLM
@@ -91,6 +93,7 @@ def attribute(
     relevance: str | Relevance = "gradient",
     segmenter: str | Segmenter = "scenes",
     mask: NDArray[np.bool_] | None = None,
+    time: TimeRange = ALWAYS,
 ) -> Attribution:
     """The neurons that make a model say a concept, or draw it.
 
@@ -98,11 +101,13 @@ def attribute(
         mllm: The model that answered.
         generation: Its answer, from `mllm.generate`.
         concept: A word such as "horse" (its plural and nicknames count too), or a `Concept`.
-        modality: "text" for the word in the answer, "image" for the thing in the picture.
+        modality: "text" for the word in the answer, "image" for the thing in the picture; "audio" or
+            "video" of a model that draws them.
         reduction: A method, or its name under `configs/reduction`.
-        relevance: A provider, or its name under `configs/relevance`; for pictures.
-        segmenter: A segmenter, or its name under `configs/segmenter`; for pictures.
-        mask: The region, bool (H, W), instead of the segmenter's.
+        relevance: A provider, or its name under `configs/relevance`; for what was drawn.
+        segmenter: A segmenter, or its name under `configs/segmenter`; for pictures and the frames of a video.
+        mask: The region of `generation.image`, bool (H, W), instead of the segmenter's and of `time`.
+        time: Of a sound or a video, what is looked at, as shares of the whole: (0.5, 1.0) is the second half.
 
     Raises:
         TargetError: the concept is not in the answer or not in the picture, or nothing was drawn.
@@ -122,13 +127,17 @@ def attribute(
     region = found = None
     if modality == "text":
         target = text_target(mllm, generation, concept)
-    elif modality == "image":
-        region = _region(generation, concept, chosen, mask)
-        provider = replace(provider, signed=provider.signed or method.needs.signed)
-        found = provider(mllm, generation, torch.from_numpy(region.pixels))
-        target = image_target(generation, found)
+    elif modality in MEDIA:
+        region = _region(generation, concept, chosen, mask, modality, time)
+        pixels = torch.from_numpy(region.pixels)
+        if mllm.draws_tokens:
+            target = mllm.picture_target(generation, pixels)
+        else:
+            provider = replace(provider, signed=provider.signed or method.needs.signed)
+            found = provider(mllm, generation, pixels)
+            target = image_target(generation, found)
     else:
-        raise InputError(f'modality must be "text" or "image", got {modality!r}')
+        raise InputError(f'modality must be "text" or "image" ("audio", "video"), got {modality!r}')
     contexts = contexts_of(mllm, [generation], [target], later=method.needs.backward)
     scores = scores_of(method, contexts, [concept])[0]
     return Attribution(
@@ -145,12 +154,18 @@ def attribute(
 
 
 def _region(
-    generation: Generation, concept: Concept, segmenter: Segmenter, mask: NDArray[np.bool_] | None
+    generation: Generation,
+    concept: Concept,
+    segmenter: Segmenter,
+    mask: NDArray[np.bool_] | None,
+    medium: Medium,
+    time: TimeRange,
 ) -> Mask:
-    if generation.image is None:
-        raise TargetError(f"nothing was drawn: the answer {generation.text!r} has no picture")
+    name = MEDIA[medium]
+    if generation.image is None or generation.medium != medium:
+        raise TargetError(f"nothing was drawn: the answer {generation.text!r} has no {name}")
     if mask is None:
-        region = segmenter.segment([generation.image], [concept])[0]
+        region = regions_of([generation], [concept], segmenter, given=[None], times=[time])[0]
     else:
         expect(np.ndarray, mask, "mask: expected a bool array (H, W)")
         size = (generation.image.height, generation.image.width)
@@ -161,7 +176,7 @@ def _region(
             )
         region = Mask(mask.copy(), float(mask.any()))
     if region.empty:
-        raise TargetError(f"the mask is empty: no {concept.name} was found in the picture")
+        raise TargetError(f"the mask is empty: no {concept.name} was found in the {name}")
     return region
 
 

@@ -4,8 +4,9 @@ with that sample."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import cast
 
 import torch
@@ -16,51 +17,15 @@ from nam.data.items import Item
 from nam.errors import ConfigError
 from nam.halving import Limit, halve
 from nam.hooks import Recorded, Recorder
+from nam.hooks.sites import Where
 from nam.mllm.base import MLLM, Draw
 from nam.reduction.base import Method, contexts_of, scores_of
+from nam.regions import regions_of
 from nam.relevance.base import Relevance, RelevanceError, RelevanceMap, relevance_of
 from nam.segmenter.base import Mask, Segmenter
 from nam.targets import image_target, text_target
-from nam.types import Concept, Generation, Modality, Scores, Target
-
-
-@dataclass(eq=False)
-class Work:
-    """An item on its way; each stage adds what it finds.
-
-    Attributes:
-        item: What is asked.
-        generation: What the model answered.
-        recorded: What was read meanwhile.
-        mask: Where the concept is in the drawn picture.
-        gradient: Of that region by the hidden states at the [IMG] positions, (P, H).
-        targets: By modality, and whether the direction is signed.
-        scores: By every method that could give them.
-        errors: Why a modality has no scores; under "" what concerns the whole item.
-    """
-
-    item: Item
-    generation: Generation | None = None
-    recorded: Recorded | None = None
-    mask: Mask | None = None
-    gradient: Tensor | None = None
-    targets: dict[tuple[Modality, bool], Target] = field(default_factory=dict)
-    scores: list[Scores] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def concept(self) -> Concept:
-        """What is looked for."""
-        return cast(Concept, self.item.sample.concept)
-
-    @property
-    def answer(self) -> Generation:
-        """What the model answered, once it has."""
-        return cast(Generation, self.generation)
-
-    def wants(self, modality: Modality) -> bool:
-        """Whether scores of this modality are asked for and still possible."""
-        return modality in self.item.modalities and not {"", modality} & self.errors.keys()
+from nam.types import MEDIA, Modality
+from nam.work import Work, apart, blame, blame_aim, blame_drawn, joined, was_drawn
 
 
 class Attributor:
@@ -120,31 +85,51 @@ class Attributor:
             ModelError, ConfigError: something that concerns every item alike.
         """
         clock = clock or Clock()
-        works = [Work(self._asked(item), errors={"": item.error} if item.error else {}) for item in items]
+        asked = [self._asked(item) for item in items]
+        if self.mllm.draws_tokens:
+            # Words and a picture are two answers: whoever wants both asks twice.
+            parts = [apart(item) for item in asked]
+            works = iter(self._chain([one for some in parts for one in some], record, clock))
+            sorted_out = [list(islice(works, len(some))) for some in parts]
+            found = [joined(item, some) for item, some in zip(asked, sorted_out, strict=True)]
+        else:
+            found = self._chain(asked, record, clock)
+        clock.count("samples", len(found))
+        clock.count("answers", sum(work.generation is not None for work in found))
+        clock.count("pictures", sum(bool(work.generation and work.generation.image) for work in found))
+        return found
+
+    def _chain(
+        self, items: Sequence[Item], record: Callable[[], Recorder] | None, clock: Clock
+    ) -> list[Work]:
+        works = [Work(item, errors={"": item.error} if item.error else {}) for item in items]
         for work in works:
             if not work.errors and work.item.sample.concept is None:
                 work.errors[""] = "there is no concept to look for"
+        by_tokens = self.mllm.draws_tokens
         with clock("generate"):
             asked = [work for work in works if not work.errors]
-            for drawn in (True, False):
-                part = [work for work in asked if ("image" in work.item.modalities) is drawn]
-                draw = self.draw if drawn else False
-                answer = partial(self._answer, draw=draw, record=record)
-                halve(answer, part, _blame(""), self._limit("generate"))
+            for medium in (*MEDIA, None):
+                part = [work for work in asked if work.medium == medium]
+                draw: Draw = self.draw if medium else False
+                if medium and (draw is True or (by_tokens and draw == "auto")):
+                    draw = True if medium == "image" else medium
+                # A picture of tokens is read where its target is, once that is known.
+                kept = None if medium and by_tokens else record
+                answer = partial(self._answer, draw=draw, record=kept)
+                halve(answer, part, blame(""), self._limit("generate"))
         with clock("replay"):
-            unread = [work for work in works if work.generation and work.recorded is None]
-            halve(self._replay, unread, _blame(""), self._limit("replay"))
+            later = [work for work in works if by_tokens and work.medium]
+            unread = [work for work in works if work.generation and not work.recorded and work not in later]
+            halve(self._replay, unread, blame(""), self._limit("replay"))
         with clock("segment"):
-            pictured = [work for work in works if work.wants("image") and _was_drawn(work)]
-            halve(self._segment, pictured, _blame("image"), self._limit("segment"))
+            pictured = [work for work in works if work.wants_drawn and was_drawn(work)]
+            halve(self._segment, pictured, blame_drawn, self._limit("segment"))
         with clock("relevance"):
-            found = [work for work in pictured if work.wants("image")]
-            halve(self._pull, found, _blame("image"), self._limit("relevance"))
+            found = [work for work in pictured if work.wants_drawn and not by_tokens]
+            halve(self._pull, found, blame_drawn, self._limit("relevance"))
         with clock("reduce"):
             self._reduce(works)
-        clock.count("samples", len(works))
-        clock.count("answers", sum(work.generation is not None for work in works))
-        clock.count("pictures", sum(bool(work.generation and work.generation.image) for work in works))
         return works
 
     def _limit(self, stage: str) -> Limit:
@@ -169,40 +154,51 @@ class Attributor:
             work.recorded = recorder.recorded[row] if recorder else None
 
     def _replay(self, works: Sequence[Work]) -> None:
-        recorder = Recorder(self.mllm, where="answer")
+        # Positions of the answer; of a picture made of tokens, those of its target.
+        where: Where = "answer"
+        if works[0].targets:
+            where = [next(iter(work.targets.values())).positions for work in works]
+        recorder = Recorder(self.mllm, where=where)
         with torch.no_grad():
             self.mllm.replay([work.answer for work in works], record=recorder)
         for work, recorded in zip(works, recorder.recorded, strict=True):
             work.recorded = recorded
 
     def _segment(self, works: Sequence[Work]) -> None:
-        images = [work.answer.image for work in works if work.answer.image is not None]
-        masks = self.segmenter.segment(
-            images, [work.concept for work in works], given=[work.item.masks for work in works]
+        masks = regions_of(
+            [work.answer for work in works],
+            [work.concept for work in works],
+            self.segmenter,
+            given=[work.item.masks for work in works],
+            times=[work.item.time for work in works],
         )
         for work, mask in zip(works, masks, strict=True):
             work.mask = mask
             if mask.empty:
-                work.errors["image"] = f"the mask is empty: no {work.concept.name} was found in the picture"
+                what = f"no {work.concept.name} was found in the {MEDIA[work.answer.medium]}"
+                blame_drawn(work, f"the mask is empty: {what}")
 
     def _pull(self, works: Sequence[Work]) -> None:
         masks = [torch.from_numpy(cast(Mask, work.mask).pixels) for work in works]
         found = self._gradient.batch(self.mllm, [work.answer for work in works], masks)
         for work, one in zip(works, found, strict=True):
             if isinstance(one, RelevanceError):
-                work.errors["image"] = str(one)
+                blame_drawn(work, str(one))
             else:
                 work.gradient = one.values
 
     def _reduce(self, works: Sequence[Work]) -> None:
         aims: list[tuple[Work, Modality]] = []
-        for modality in ("text", "image"):
+        modalities: tuple[Modality, ...] = ("text", *MEDIA)
+        for modality in modalities:
             mine = [work for work in works if work.wants(modality) and work.generation is not None]
-            halve(self._aim, [(work, modality) for work in mine], _blame_aim)
+            halve(self._aim, [(work, modality) for work in mine], blame_aim)
+            unread = [work for work in mine if work.wants(modality) and work.recorded is None]
+            halve(self._replay, unread, blame(modality), self._limit("replay"))
             aims += [(work, modality) for work in mine if work.wants(modality)]
         for name, method in self.methods.items():
             wanted = [(work, modality) for work, modality in aims if work.wants(modality)]
-            halve(partial(self._score, name=name, method=method), wanted, _blame_aim, self._limit(name))
+            halve(partial(self._score, name=name, method=method), wanted, blame_aim, self._limit(name))
 
     def _aim(self, aims: Sequence[tuple[Work, Modality]]) -> None:
         for work, modality in aims:
@@ -210,12 +206,17 @@ class Attributor:
                 target = text_target(self.mllm, work.answer, work.concept)
                 work.targets |= {("text", signed): target for signed in self.signs}
                 continue
+            if self.mllm.draws_tokens:
+                region = torch.from_numpy(cast(Mask, work.mask).pixels)
+                target = self.mllm.picture_target(work.answer, region)
+                work.targets |= {(modality, signed): target for signed in self.signs}
+                continue
             gradient, hidden = cast(Tensor, work.gradient), cast(Tensor, work.answer.hidden)
             for signed in self.signs:
                 how = self.relevance.aggregate
                 values = relevance_of(hidden, gradient, signed=signed, aggregate=how)
                 found = RelevanceMap(values, signed, cost=0.0)
-                work.targets["image", signed] = image_target(work.answer, found)
+                work.targets[modality, signed] = image_target(work.answer, found)
 
     def _score(self, aims: Sequence[tuple[Work, Modality]], *, name: str, method: Method) -> None:
         signed = self.relevance.signed or method.needs.signed
@@ -228,21 +229,3 @@ class Attributor:
         scored = scores_of(method, contexts, [work.concept for work, _ in aims])
         for (work, _), scores in zip(aims, scored, strict=True):
             work.scores.append(replace(scores, method=name))
-
-
-def _blame(where: str) -> Callable[[Work, str], None]:
-    def blame(work: Work, why: str) -> None:
-        work.errors[where] = why
-
-    return blame
-
-
-def _blame_aim(aim: tuple[Work, Modality], why: str) -> None:
-    aim[0].errors[aim[1]] = why
-
-
-def _was_drawn(work: Work) -> bool:
-    """Whether there is a picture; an answer without one is the item's error."""
-    if work.generation is not None and work.generation.image is None:
-        work.errors["image"] = "nothing was drawn: the answer announces no picture"
-    return work.generation is not None and work.generation.image is not None

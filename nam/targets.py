@@ -48,8 +48,27 @@ def text_target(mllm: MLLM, generation: Generation, concept: Concept) -> Target:
     )
 
 
+def token_targets(mllm: MLLM, generation: Generation) -> list[Target]:
+    """Every token of the answer by itself: its unembedding row, at the position that predicts it."""
+    first, tokens = generation.spans.answer.start - 1, generation.answer_ids
+    weight = mllm.unembedding.detach()
+    rows = weight[torch.tensor(tokens, dtype=torch.long, device=weight.device)]
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return [
+        Target(
+            modality="text",
+            positions=(first + place,),
+            directions=row,
+            token_ids=(token,),
+            form_ids=frozenset((token,)),
+        )
+        for place, (token, row) in enumerate(zip(tokens, rows.split(1), strict=True))
+    ]
+
+
 def image_target(generation: Generation, relevance_map: RelevanceMap) -> Target:
-    """The drawn region of a concept: the relevance of the hidden state at each [IMG] position.
+    """The drawn region of a concept, in a picture, a sound or a video: the relevance of the hidden state at
+    each [IMG] position, or at those of the tokens that stand there.
 
     Args:
         generation: What was drawn.
@@ -68,7 +87,12 @@ def image_target(generation: Generation, relevance_map: RelevanceMap) -> Target:
     if not bool(values.isfinite().all()):
         raise TargetError("the relevance of the picture is not finite")
     directions = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-    return Target(modality="image", positions=positions, directions=directions, signed=relevance_map.signed)
+    return Target(
+        modality=generation.medium,
+        positions=positions,
+        directions=directions,
+        signed=relevance_map.signed,
+    )
 
 
 def single_tokens(tokenizer: Any, concept: Concept) -> frozenset[int]:

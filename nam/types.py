@@ -22,8 +22,14 @@ PICTURE_ID = -1
 #: Why decoding ended: end token, the length allowed, or the model announced a picture.
 Finish = Literal["stop", "length", "img"]
 
+#: What can be drawn: a picture, a sound, a video.
+Medium = Literal["image", "audio", "video"]
+
+#: The same, and what a reader calls each.
+MEDIA: Mapping[Medium, str] = {"image": "picture", "audio": "sound", "video": "video"}
+
 #: What a neuron is held responsible for: a word that was said, or a thing that was drawn.
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "audio", "video"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,14 @@ class DrawSettings:
 
 
 @dataclass(frozen=True, eq=False)
+class Sound:
+    """What can be heard: a waveform (N,), float32, from -1 to 1, of `rate` values a second."""
+
+    waveform: Tensor
+    rate: int
+
+
+@dataclass(frozen=True, eq=False)
 class Generation:
     """One answer of a model. All tensors are float32 on the CPU and carry no graph.
 
@@ -115,15 +129,21 @@ class Generation:
             [IMG] tokens. An end token is predicted but never read, and is not part of it.
         spans: Where each part stands in `token_ids`.
         finish: Why decoding ended.
-        seed: Seed of the picture's noise.
+        seed: Seed of the picture's noise, or of its tokens.
         input_pixels: The picture that was asked about, as the vision tower saw it: (3, S, S), (P, 3, S, S) of
             several, or in the shape that the model's own processor gives; None without one.
         input_extras: What else the processor gave of the picture, such as grids and masks, by the model's own
             names; empty where the pixels say all.
-        hidden: Last hidden states at the [IMG] positions: (8, H), or None when none were produced.
-        latents: The drawn picture's latents, in the diffusion model's normalised scale: (C, h, w), or None.
-        image: The drawn picture (RGB), or None.
+        hidden: Last hidden states at the [IMG] positions: (8, H), or None when none were produced. Of a
+            picture made of tokens: those that predicted its tokens, where a target needs them.
+        latents: The drawn picture's latents, in the diffusion model's normalised scale: (C, h, w), or None;
+            of a sound (C, time, tones), of a video (C, frames, h, w).
+        image: The drawn picture (RGB), or None; of a sound its spectrogram, time to the right and high tones
+            above, of a video its frames row by row. A region of what was drawn is a region of this.
         drawn: How it was drawn, or None.
+        medium: What the [IMG] tokens, or those that stand there, announce.
+        sound: The sound, where one was drawn.
+        frames: The frames of a video, where one was drawn.
     """
 
     prompt: str
@@ -138,6 +158,9 @@ class Generation:
     latents: Tensor | None = None
     image: Image | None = None
     drawn: DrawSettings | None = None
+    medium: Medium = "image"
+    sound: Sound | None = None
+    frames: tuple[Image, ...] = ()
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
@@ -225,10 +248,10 @@ class Target:
     """What is attributed, as one direction per position, in the space AFTER the language model's final norm.
 
     Attributes:
-        modality: Whether a word or a picture.
+        modality: Whether a word, or what was drawn.
         positions: Ascending positions in `Generation.token_ids` whose forward pass matters: P of them.
         directions: (P, H) float32 or finer: unembedding rows of the tokens produced next, or relevances R.
-        token_ids: Text: the token produced at each position, (P,). Image: ().
+        token_ids: The token produced at each position, (P,); () for relevances.
         signed: Whether directions have their own sign (text, gradients) or are the paper's R in (0, 1).
         form_ids: Text: tokens that are the concept: every form of one token, and the tokens produced.
     """
@@ -254,7 +277,7 @@ class Scores:
 
     Attributes:
         concept: What was looked for.
-        modality: In the words or in the picture.
+        modality: In the words or in what was drawn.
         method: Name of the method.
         scores: (L, d) float32; the higher, the more responsible.
         activations: (L, d) float32, each neuron's mean over the target's positions.

@@ -19,8 +19,10 @@ class Item:
     Attributes:
         index: Place in the data, from 0.
         sample: What is asked; its concept is what the neurons are looked for.
-        modalities: Whether the neurons that say the concept are wanted, those that draw it, or both.
+        modalities: Whether the neurons that say the concept are wanted, those that draw it, or both; at most
+            one of "image", "audio" and "video".
         masks: Where each thing is in the picture that is asked about, for rendered ones: noun -> bool (H, W).
+        time: Of a sound or a video, the range of time that is looked at, as shares of the whole.
         error: Why the sample cannot be asked; "" when it can.
     """
 
@@ -28,6 +30,7 @@ class Item:
     sample: Sample
     modalities: tuple[Modality, ...] = ("text", "image")
     masks: Mapping[str, NDArray[np.bool_]] | None = None
+    time: tuple[float, float] = (0.0, 1.0)
     error: str = ""
 
 
@@ -44,16 +47,21 @@ MODALITIES: Mapping[str, tuple[Modality, ...]] = {
     "text": ("text",),
     "image": ("image",),
     "both": ("text", "image"),
+    "audio": ("audio",),
+    "video": ("video",),
+    "text+audio": ("text", "audio"),
+    "text+video": ("text", "video"),
 }
 
 
 def modalities_of(value: Any) -> tuple[Modality, ...]:
-    """The modalities that "text", "image" or "both" stands for; both for nothing.
+    """The modalities that a name in `MODALITIES` stands for, "both" for nothing.
 
     Raises:
         ValueError: it is something else.
     """
     word = str(value or "both").strip().lower()
     if word not in MODALITIES:
-        raise ValueError(f"modality must be text, image or both, got {value!r}")
+        others = ", ".join(name for name in MODALITIES if name not in ("text", "image", "both"))
+        raise ValueError(f"modality must be text, image or both, got {value!r} (or one of {others})")
     return MODALITIES[word]

@@ -13,16 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from nam.checks import expect
-from nam.errors import InputError
+from nam.errors import InputError, ModelError
 from nam.mllm import ffn
 from nam.mllm.layout import Layout
-from nam.types import Generation, Sample
+from nam.types import Generation, Sample, Target
 
 if TYPE_CHECKING:
     from nam.mllm.pictures import Picture
 
-#: Whether to draw: when the model says so, always, or never.
-Draw = Literal["auto"] | bool
+#: Whether to draw: when the model says so, always (a picture, or the medium that is named), or never.
+Draw = Literal["auto", "image", "audio", "video"] | bool
+
+#: The names among them.
+DRAWS = ("auto", "image", "audio", "video")
 
 #: What watches the forward passes of one call: a recorder of `nam.hooks`, or any other context manager.
 Record = AbstractContextManager[Any] | None
@@ -53,9 +56,12 @@ class MLLM(nn.Module, ABC):
 
     Attributes:
         draws: Whether its family can draw pictures; False for one that answers in words alone.
+        draws_tokens: Whether its pictures are made of tokens that the language model itself predicts. Such a
+            model answers in words, or with `draw=True` by a picture alone; its pictures need no relevance.
     """
 
     draws: ClassVar[bool] = True
+    draws_tokens: ClassVar[bool] = False
 
     def __init__(self, *, name: str, language_model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -83,8 +89,9 @@ class MLLM(nn.Module, ABC):
         Args:
             samples: What is asked.
             max_new_tokens: Most words of an answer; the context may leave room for fewer.
-            draw: "auto" draws when the model announces a picture, True draws always, False never (hidden
-                states at the [IMG] positions are still given).
+            draw: "auto" draws when the model announces a picture, or another medium that it can draw; True or
+                "image" draws a picture always, "audio" a sound, "video" a video; False never (hidden states
+                at the [IMG] positions are still given).
             steps: Denoising steps; None for the model's default.
             guidance: Classifier-free guidance scale; None for the model's default.
             record: Reads activations meanwhile, such as `nam.hooks.Recorder(mllm)`.
@@ -92,8 +99,8 @@ class MLLM(nn.Module, ABC):
         Raises:
             InputError: a sample or a setting that the model cannot take; the message names the sample.
         """
-        if not (isinstance(draw, bool) or (isinstance(draw, str) and draw == "auto")):
-            raise InputError(f'draw must be "auto", True or False, got {draw!r}')
+        if not (isinstance(draw, bool) or (isinstance(draw, str) and draw in DRAWS)):
+            raise InputError(f'draw must be "auto", True or False, or what to draw, got {draw!r}')
         with self._watched(record):
             return self._answer(
                 samples, max_new_tokens=max_new_tokens, draw=draw, steps=steps, guidance=guidance
@@ -140,6 +147,19 @@ class MLLM(nn.Module, ABC):
     @abstractmethod
     def _replay(self, generations: Sequence[Generation]) -> Replayed:
         """What `replay` promises; a family announces the layout of the forward pass."""
+
+    def picture_target(self, generation: Generation, region: Tensor) -> Target:
+        """What a region of a picture is attributed to, of a model that draws by tokens.
+
+        Args:
+            generation: With a picture.
+            region: bool (H, W), of the picture's size.
+
+        Raises:
+            TargetError: nothing was drawn, or the region is empty or of another size.
+            ModelError: the model draws in another way; a relevance provider finds its targets.
+        """
+        raise ModelError(f"{self.name} does not draw by tokens: find the relevance of the region instead")
 
     def generate(
         self,

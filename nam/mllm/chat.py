@@ -91,15 +91,14 @@ class Chat:
         if not words and picture is None:
             raise InputError("the prompt is empty; expected words, a picture, or both")
         words = words or self.caption_prompt
-        self._check_words(words)
-        text = self._templated(words, has_picture=picture is not None)
+        self.check_words(words)
+        text = self.templated(words, has_picture=picture is not None)
         # As in transformers: a template that begins with the begin token has said all special tokens itself.
         bos = self.tokenizer.bos_token
         special = not (bos and text.startswith(bos)) and (self.processor is not None or text == words)
         if picture is None:
-            encoded = self.tokenizer(text, add_special_tokens=special)
-            ids = list(encoded["input_ids"])
-            return Encoded(words, tuple(ids), self._before(text, words, special=special), 0, {})
+            ids = self.words_to_ids(text, special=special)
+            return Encoded(words, tuple(ids), self.before(text, words, ids, special=special), 0, {})
         given = self.processor(
             text=[text],
             images=[read_picture(picture)],
@@ -114,7 +113,11 @@ class Chat:
         whole = tuple(PICTURE_ID if token == self.picture_id else token for token in ids)
         return Encoded(words, whole, places[0], places[-1] + 1 - places[0], inputs)
 
-    def _templated(self, words: str, *, has_picture: bool) -> str:
+    def words_to_ids(self, text: str, *, special: bool) -> list[int]:
+        """Ids of a text without a picture, with the special tokens around it or without."""
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def templated(self, words: str, *, has_picture: bool) -> str:
         """The text that is tokenized, with one placeholder for the picture."""
         if self.processor is None:
             if not self.tokenizer.chat_template:
@@ -128,7 +131,8 @@ class Chat:
         owner = self.processor if self.processor.chat_template else self.tokenizer
         return str(owner.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
 
-    def _check_words(self, words: str) -> None:
+    def check_words(self, words: str) -> None:
+        """Refuse words that the model reserves or does not know, with an InputError."""
         reserved = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         found = sorted(token for token in reserved if token and token in words)
         if found:
@@ -142,14 +146,17 @@ class Chat:
             ]
             raise InputError(f"the prompt has words that this model does not know: {', '.join(unknown)}")
 
-    def _before(self, text: str, words: str, *, special: bool) -> int:
-        """Tokens in front of the words of a templated text; 0 where the tokenizer cannot say."""
+    def before(self, text: str, words: str, ids: Sequence[int], *, special: bool) -> int:
+        """Tokens in front of the words of a text, whose ids these are; 0 where the tokenizer cannot say."""
         start = text.rfind(words)
         if start < 0 or not self.tokenizer.is_fast:
             return 0
         encoded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        ends = [end for _, end in encoded["offset_mapping"]]
-        return next((place for place, end in enumerate(ends) if end > start), len(ends))
+        ends, plain = [end for _, end in encoded["offset_mapping"]], list(encoded["input_ids"])
+        found = next((place for place, end in enumerate(ends) if end > start), len(ends))
+        # A processor may have put tokens of its own in front.
+        fits = (at for at in range(len(ids)) if list(ids[at : at + len(plain)]) == plain)
+        return found + next(fits, 0)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens and picture places left out."""
@@ -192,6 +199,16 @@ class Chat:
             key: value.to(like.device, like.dtype if value.is_floating_point() else None)
             for key, value in batch.items()
         }
+
+
+class PromptChat(Chat):
+    """A `Chat` whose processor also writes prompts without a picture: it adds tokens of its own to them."""
+
+    def words_to_ids(self, text: str, *, special: bool) -> list[int]:
+        """Ids of a text without a picture, as the processor gives them."""
+        given = self.processor(text=[text], add_special_tokens=special, return_tensors="pt")
+        ids: list[int] = given["input_ids"][0].tolist()
+        return ids
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -13,6 +13,10 @@ from nam.errors import ModelError, nearest
 #: Name of the file in a model's folder.
 CONFIG_FILE = "config.json"
 
+#: Pixels as CLIP reads them.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GillConfig:
@@ -42,6 +46,7 @@ class GillConfig:
         picture_mark: Stands in a prompt where each of its pictures is; without it they come before the words.
         end_words: What ends an answer beside the end token; a token each (GILL: a line's end).
         prompt_ends: A prompt ends in one of these characters, else `prompt_end` is added; "" for no rule.
+        behind_prompt: Stands behind every prompt (GILL: nothing).
         caption_prompt: What asks for a caption; the only prompt that needs no end character.
     """
 
@@ -72,6 +77,7 @@ class GillConfig:
     end_words: tuple[str, ...] = ()
     prompt_ends: str = ".?:"
     prompt_end: str = " ."
+    behind_prompt: str = ""
     caption_prompt: str = "a picture of"
 
     def __post_init__(self) -> None:
@@ -97,6 +103,11 @@ class GillConfig:
     def img_tokens(self) -> tuple[str, ...]:
         """[IMG0], [IMG1], ..."""
         return tuple(f"[IMG{i}]" for i in range(self.num_img_tokens))
+
+    @property
+    def new_tokens(self) -> tuple[str, ...]:
+        """All special tokens that go into the vocabulary, in the order of their ids."""
+        return (*self.extra_tokens, *self.img_tokens)
 
     @classmethod
     def load(cls, folder: Path) -> GillConfig:

@@ -1,8 +1,9 @@
-"""Greedy decoding of a batch of prompts of different lengths, with the [IMG] tokens of GILL."""
+"""Greedy decoding of a batch of prompts of different lengths, with the signal tokens of what is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,25 @@ import torch
 from torch import Tensor
 
 from nam.mllm.layout import Layout
-from nam.types import Finish
+from nam.types import Finish, Medium
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Signalled:
+    """Rows of a batch that announce what one medium draws.
+
+    Attributes:
+        medium: Which.
+        rows: Rows whose answer goes on with the medium's signal tokens, such as [IMG0] to [IMG7].
+        hidden: Last hidden states at those rows' P signal tokens: (len(rows), P, H).
+    """
+
+    medium: Medium
+    rows: list[int]
+    hidden: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +37,14 @@ class Decoded:
     """Answers of a batch.
 
     Attributes:
-        answers: Token ids of each answer in words; neither end token nor [IMG] tokens.
+        answers: Token ids of each answer in words; neither end token nor signal tokens.
         finish: Why each ended.
-        img_rows: Rows whose answer goes on with the [IMG] tokens.
-        hidden: Last hidden states at those rows' [IMG] positions: (len(img_rows), 8, H).
+        signalled: What is to be drawn; no row twice.
     """
 
     answers: list[list[int]]
     finish: list[Finish]
-    img_rows: list[int]
-    hidden: Tensor
+    signalled: list[Signalled]
 
 
 def positions_of(mask: Tensor) -> Tensor:
@@ -69,15 +83,16 @@ def decode_greedily(
     mask: Tensor,
     limits: Sequence[int],
     end_ids: Sequence[int],
-    img_ids: Sequence[int],
+    signals: Mapping[Medium, Sequence[int]],
     banned_ids: Sequence[int],
-    force_img: bool,
+    force: Medium | None,
     announce: Callable[[Layout], None] = lambda layout: None,
 ) -> Decoded:
     """Continue left-padded prompts with the likeliest token each, until every row has ended.
 
-    A row ends at its end token, at its limit, or at [IMG0], and what the others still do does not change it:
-    a row that has ended is fed tokens that nobody sees. All [IMG] tokens are then read in one forward pass.
+    A row ends at its end token, at its limit, or at a medium's first signal token such as [IMG0], and what
+    the others still do does not change it: a row that has ended is fed tokens that nobody sees. All signal
+    tokens of a medium are then read in one forward pass.
 
     Args:
         model: A causal language model.
@@ -85,16 +100,19 @@ def decode_greedily(
         mask: Their attention mask (B, T).
         limits: Most words of each row's answer, at least 1.
         end_ids: What ends an answer, and is not part of it.
-        img_ids: The [IMG] tokens, in order.
+        signals: The signal tokens of each medium, in order.
         banned_ids: Tokens that are never chosen.
-        force_img: Whether rows that ended without [IMG0] go on with the [IMG] tokens too.
+        force: A medium whose signal tokens every row goes on with, however it ended; no other is announced.
         announce: Told before each forward pass which tokens it reads.
     """
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
     embed, head = model.get_input_embeddings(), model.get_output_embeddings()
-    banned = torch.tensor([*banned_ids, *img_ids[1:]], device=mask.device)
+    first = {ids[0]: medium for medium, ids in signals.items() if force in (None, medium)}
+    silent = [token for ids in signals.values() for token in ids if token not in first]
+    banned = torch.tensor([*banned_ids, *silent], device=mask.device)
+    announced: list[Medium | None] = [force] * len(limits)
     answers: list[list[int]] = [[] for _ in limits]
     finish: list[Finish | None] = [None] * len(limits)
     announce(layout := Layout.of_mask(mask))
@@ -106,8 +124,8 @@ def decode_greedily(
         for row, token in enumerate(chosen):
             if finish[row] is not None:
                 continue
-            if token == img_ids[0]:
-                finish[row] = "img"
+            if token in first:
+                finish[row], announced[row] = "img", first[token]
             elif token in end_ids:
                 finish[row] = "stop"
             else:
@@ -123,22 +141,23 @@ def decode_greedily(
         announce(layout := layout.then(added))
         hidden = last_hidden(model, newest, mask, positions_of(mask)[:, -1:], cache)
     ended: list[Finish] = [reason or "length" for reason in finish]
-    img_rows = [row for row, reason in enumerate(ended) if force_img or reason == "img"]
-    if img_rows:
-        announce(layout.then([len(img_ids)] * len(img_rows), rows=img_rows))
-    hidden_img = _read_img(model, cache, mask=mask, rows=img_rows, img_ids=img_ids)
-    return Decoded(answers, ended, img_rows, hidden_img)
+    signalled = []
+    media = [medium for medium in signals if medium in announced]
+    for medium in media:
+        rows, ids = [row for row, found in enumerate(announced) if found == medium], signals[medium]
+        announce(layout.then([len(ids)] * len(rows), rows=rows))
+        kept = cache if medium == media[-1] else copy.deepcopy(cache)  # reading leaves the other rows out
+        signalled.append(Signalled(medium, rows, _read(model, kept, mask=mask, rows=rows, ids=ids)))
+    return Decoded(answers, ended, signalled)
 
 
-def _read_img(
-    model: PreTrainedModel, cache: Cache, *, mask: Tensor, rows: Sequence[int], img_ids: Sequence[int]
+def _read(
+    model: PreTrainedModel, cache: Cache, *, mask: Tensor, rows: Sequence[int], ids: Sequence[int]
 ) -> Tensor:
-    embed = model.get_input_embeddings()
-    ids = torch.tensor(list(img_ids), device=mask.device)
-    if not rows:
-        return embed(ids)[None][:0]
+    """Last hidden states (len(rows), len(ids), H) of tokens behind these rows."""
     chosen = torch.tensor(list(rows), device=mask.device)
     cache.batch_select_indices(chosen)
     mask = torch.cat([mask[chosen], mask.new_ones(len(rows), len(ids))], dim=1)
-    inputs = embed(ids).expand(len(rows), -1, -1)
+    embeds = model.get_input_embeddings()(torch.tensor(list(ids), device=mask.device))
+    inputs = embeds.expand(len(rows), -1, -1)
     return last_hidden(model, inputs, mask, positions_of(mask)[:, -len(ids) :], cache)

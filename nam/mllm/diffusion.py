@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from nam.checks import whole
 from nam.errors import InputError, ModelError
 from nam.mllm.config import GillConfig, read_json
-from nam.mllm.hub import Folder
+from nam.mllm.hub import Folder, origin_of
 from nam.mllm.parts import LazyParts, Reader, read_pretrained, read_tokenizer
+from nam.mllm.pictures import to_picture
 from nam.mllm.sampler import denoise, noise_of, read_scheduler, scheduler_settings
-from nam.types import DrawSettings
+from nam.types import DrawSettings, Medium
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: Autoencoder classes that a folder may hold.
 AUTOENCODERS = ("AutoencoderTiny", "AutoencoderKL")
@@ -36,7 +41,13 @@ class Diffusion(nn.Module):
         folder: Holds `scheduler/` and the text tower's tokenizer.
         readers: How to read "unet", "vae" and "text_tower".
         device: Where it stays, wherever the model around it goes; None: it goes with it.
+        origins: Where each part is read from, and the scheduler.
+
+    Attributes:
+        medium: What it draws.
     """
+
+    medium: ClassVar[Medium] = "image"
 
     def __init__(
         self,
@@ -45,25 +56,32 @@ class Diffusion(nn.Module):
         readers: Mapping[str, Reader],
         *,
         device: str | torch.device | None = None,
+        origins: Mapping[str, Path | str] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.folder = folder
-        self.parts = LazyParts(readers, device=device)
+        self.parts = LazyParts(readers, device=device, origins=origins)
         self._scheduler: Any = None
         self._uncond: Tensor | None = None
 
     @classmethod
     def from_folder(
         cls, config: GillConfig, folder: Folder, *, device: str | torch.device | None = None
-    ) -> Diffusion:
+    ) -> Self:
         """A generator whose parts are in `folder`'s `unet/`, `vae/`, `scheduler/` and text tower."""
-        readers: dict[str, Reader] = {
-            "unet": partial(_read_unet, folder, "unet"),
+        readers = cls._readers(config, folder)
+        places = {name: name for name in (*readers, "scheduler")} | {"text_tower": config.text_tower}
+        origins = {name: origin_of(folder, place) for name, place in places.items()}
+        return cls(config, folder, readers, device=device, origins=origins)
+
+    @classmethod
+    def _readers(cls, config: GillConfig, folder: Folder) -> dict[str, Reader]:
+        return {
+            "unet": partial(read_unet, folder, "UNet2DConditionModel"),
             "vae": partial(_read_autoencoder, folder, "vae"),
             "text_tower": partial(_read_text_tower, folder, config.text_tower),
         }
-        return cls(config, folder, readers, device=device)
 
     @property
     def scheduler(self) -> Any:
@@ -112,10 +130,18 @@ class Diffusion(nn.Module):
         """The noise that each seed's picture starts from, (B, C, h, w), where the parts are and in `like`'s
         dtype."""
         like = self.parts.place(like)
-        unet_config = self.parts.get("unet", like=like).config
+        return noise_of(seeds, self._shape(self.parts.get("unet", like=like).config)).to(like)
+
+    def _shape(self, unet_config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Of the latents, without the batch."""
         size = unet_config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
-        return noise_of(seeds, (unet_config["in_channels"], height, width)).to(like)
+        return unet_config["in_channels"], height, width
+
+    def network(self, *, like: Tensor) -> Callable[..., Any]:
+        """The U-Net, called with latents, timestep and `encoder_hidden_states`."""
+        unet: Callable[..., Any] = self.parts.get("unet", like=like)
+        return unet
 
     def sample(
         self,
@@ -129,7 +155,7 @@ class Diffusion(nn.Module):
         """Normalised latents (B, C, h, w) for conditioning (B, Q, E); see `nam.mllm.sampler.denoise`."""
         cond, noise = self.parts.place(cond), self.parts.place(noise)
         return denoise(
-            self.parts.get("unet", like=cond),
+            self.network(like=cond),
             self.scheduler,
             noise=noise,
             cond=cond,
@@ -147,6 +173,14 @@ class Diffusion(nn.Module):
         mean, std = self._statistics(vae, latents)
         pixels: Tensor = vae.decode(latents * std + mean).sample
         return pixels / 2 + 0.5
+
+    def picture(self, pixels: Tensor) -> Image:
+        """One of the pictures that `decode` gives, (3, H, W), for a reader."""
+        return to_picture(pixels)
+
+    def extras(self, pixels: Tensor) -> list[dict[str, Any]]:
+        """What a `Generation` holds of each drawn thing (B, ...) beside its picture, by its attributes."""
+        return [{} for _ in pixels]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) of pixels (B, 3, H, W) in [0, 1]; the mean where it is random."""
@@ -184,10 +218,11 @@ class Diffusion(nn.Module):
         return mean[:, None, None], std[:, None, None]
 
 
-def _read_unet(folder: Folder, part: str, dtype: torch.dtype) -> nn.Module:
-    from diffusers import UNet2DConditionModel
+def read_unet(folder: Folder, kind: str, dtype: torch.dtype) -> nn.Module:
+    """The U-Net of a folder, as that class of diffusers."""
+    import diffusers
 
-    return read_pretrained(UNet2DConditionModel, folder / part, dtype)
+    return read_pretrained(getattr(diffusers, kind), folder / "unet", dtype)
 
 
 def _read_text_tower(folder: Folder, part: str, dtype: torch.dtype) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -19,8 +19,15 @@ from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.config import GillConfig
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
-from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer, require_weights
+from nam.mllm.parts import (
+    LazyParts,
+    freeze,
+    read_pretrained,
+    read_tokenizer,
+    require_weights,
+)
 from nam.mllm.prompts import PromptCodec
+from nam.mllm.tensors import require_file
 
 #: Precisions that a config can ask for.
 DTYPES = {
@@ -29,6 +36,12 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+#: A model, or a part of one.
+Part = TypeVar("Part", bound=nn.Module)
+
+#: What a family says about its sizes.
+Config = TypeVar("Config", bound=GillConfig)
 
 #: Where GILL's own weights are, inside a model's folder.
 GLUE_FILE = Path("gill") / "model.safetensors"
@@ -65,13 +78,8 @@ def read_gill(
     precision = dtype_named(dtype)
     if glue not in ("load", "new"):
         raise ConfigError(f'mllm.glue must be "load" or "new", got {glue!r}')
-    if steps is not None:
-        steps = whole("mllm.steps", steps, least=1, error=ConfigError)
     path = weights_folder(folder)
-    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
-    config = dataclasses.replace(
-        config or GillConfig.load(path), **{key: value for key, value in changes.items() if value is not None}
-    )
+    config = with_drawing(config or GillConfig.load(path), sampler=sampler, steps=steps, guidance=guidance)
     if glue == "load":
         require_file(path / GLUE_FILE)  # before the large parts are read
     language_model = read_pretrained(AutoModelForCausalLM, path / "language_model", precision)
@@ -80,7 +88,10 @@ def read_gill(
         config=config,
         language_model=language_model,
         codec=PromptCodec(read_tokenizer(path / "language_model"), config),
-        vision=LazyParts({"vision": partial(read_vision, path / "clip", config.vision_dim)}),
+        vision=LazyParts(
+            {"vision": partial(read_vision, path / "clip", config.vision_dim)},
+            origins={"vision": path / "clip"},
+        ),
         diffusion=Diffusion.from_folder(config, path),
     )
     if glue == "load":
@@ -100,7 +111,19 @@ def dtype_named(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def put_on(model: GILL, *, device: str, dtype: torch.dtype) -> GILL:
+def with_drawing(config: Config, *, sampler: str | None, steps: int | None, guidance: float | None) -> Config:
+    """The config with other settings for pictures; None keeps its own.
+
+    Raises:
+        ConfigError: steps that are no integer of at least 1.
+    """
+    if steps is not None:
+        steps = whole("mllm.steps", steps, least=1, error=ConfigError)
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    return dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
+
+
+def put_on(model: Part, *, device: str, dtype: torch.dtype) -> Part:
     """The model on a device and in a precision.
 
     Raises:
@@ -145,16 +168,6 @@ def weights_folder(folder: str | Path) -> Path:
     names = [entry.name for entry in shipped.iterdir() if entry.is_dir()] if shipped.is_dir() else []
     hint = f"shipped with the package: {', '.join(sorted(names))}" if names else "the package ships none"
     raise ModelError(f"missing weights: there is no folder {path} ({hint}); set mllm.folder")
-
-
-def require_file(path: Path) -> None:
-    """Check that a weights file is there.
-
-    Raises:
-        ModelError: it is not.
-    """
-    if not path.is_file():
-        raise ModelError(f"missing weights: there is no file {path}")
 
 
 def load_glue(model: GILL, path: Path) -> None:

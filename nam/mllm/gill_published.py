@@ -5,8 +5,6 @@ Koh et al. 2023, "Generating Images with Multimodal Language Models"; Apache-2.0
 
 from __future__ import annotations
 
-import dataclasses
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from torch import Tensor
 
 from nam.checks import whole
 from nam.errors import ConfigError, ModelError
-from nam.mllm.config import GillConfig, read_json
+from nam.mllm.config import CLIP_MEAN, CLIP_STD, GillConfig, read_json
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
-from nam.mllm.gill_folder import dtype_named, put_on, read_vision, require_file
-from nam.mllm.hub import model_folder, model_root
+from nam.mllm.gill_folder import dtype_named, put_on, read_vision, with_drawing
+from nam.mllm.hub import model_folder, model_root, origin_of
 from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer
 from nam.mllm.prompts import PromptCodec
+from nam.mllm.tensors import read_torch_file
 
 #: The files of a published checkpoint.
 ARGS_FILE, CHECKPOINT_FILE = "model_args.json", "pretrained_ckpt.pth.tar"
@@ -37,10 +36,6 @@ REQUIRED = {
     "ret_text_fc_mode": "linear",
     "share_ret_gen": True,
 }
-
-#: Pixels as CLIP reads them.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read_published_gill(
@@ -74,15 +69,10 @@ def read_published_gill(
     from transformers import AutoModelForCausalLM
 
     precision = dtype_named(dtype)
-    _check_devices(device, generator_device)
+    check_devices(device, generator_device)
     folder = Path(checkpoint).expanduser()
     args = read_json(folder / ARGS_FILE)
-    changes: dict[str, Any] = {"sampler": sampler, "guidance": guidance}
-    if steps is not None:
-        changes["steps"] = whole("mllm.steps", steps, least=1, error=ConfigError)
-    config = dataclasses.replace(
-        published_config(args), **{key: value for key, value in changes.items() if value is not None}
-    )
+    config = with_drawing(published_config(args), sampler=sampler, steps=steps, guidance=guidance)
     state = read_checkpoint(folder / CHECKPOINT_FILE)  # before the large parts are read
     root = model_root(language_model or _named(args, "opt_version"))
     tower = vision or _named(args, "visual_encoder")
@@ -93,7 +83,10 @@ def read_published_gill(
         config=config,
         language_model=read_pretrained(AutoModelForCausalLM, root, precision, torch_files=True),
         codec=codec,
-        vision=LazyParts({"vision": lambda kind: read_vision(model_root(tower), config.vision_dim, kind)}),
+        vision=LazyParts(
+            {"vision": lambda kind: read_vision(model_root(tower), config.vision_dim, kind)},
+            origins={"vision": origin_of(model_folder(tower))},
+        ),
         diffusion=Diffusion.from_folder(config, model_folder(generator), device=generator_device),
     )
     try:
@@ -142,12 +135,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: the file is missing, damaged, or holds something else.
     """
-    require_file(path)
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"cannot read {path}: {line}") from error
+    saved = read_torch_file(path)
     state = saved.get("state_dict") if isinstance(saved, dict) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path}: expected tensors under 'state_dict'")
@@ -181,7 +169,12 @@ def _named(args: Mapping[str, Any], key: str) -> str:
     return found
 
 
-def _check_devices(device: str, generator_device: str | None) -> None:
+def check_devices(device: str, generator_device: str | None) -> None:
+    """Check what the language model and the picture generator are to be put on.
+
+    Raises:
+        ConfigError: the layers are to be spread over devices, or the generator's device cannot be used.
+    """
     if device in ("auto", "balanced", "sequential"):
         raise ConfigError(
             f"mllm.device={device}: layers are not spread over devices; one must hold the language model "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nam.errors import ModelError
+from nam.mllm.tensors import require_tensors
 
 if TYPE_CHECKING:
     from nam.mllm.config import GillConfig
@@ -53,19 +54,12 @@ def write_state(model: GILL, state: Mapping[str, Tensor]) -> None:
     The rows of the [IMG] tokens go into the embedding, and with it into a tied unembedding.
 
     Raises:
-        ModelError: a tensor is missing, unknown, there twice, or of another shape than the model's sizes say.
+        ModelError: a tensor is missing, unknown, there twice, not finite, or of another shape than the
+            model's sizes say.
     """
     given = _unwrapped(state)
     own = read_state(model)
-    missing, unknown = own.keys() - given.keys(), given.keys() - own.keys()
-    for problem, keys in (("lack", missing), ("have unknown", unknown)):
-        if keys:
-            names = ", ".join(sorted(keys)[:3])
-            raise ModelError(f"GILL's weights {problem} {names} ({len(keys)} tensors)")
-    for key, value in own.items():
-        if given[key].shape != value.shape:
-            shapes = f"{tuple(value.shape)} by the model's config, got {tuple(given[key].shape)}"
-            raise ModelError(f"GILL's weights: {key} should be {shapes}")
+    require_tensors(given, {key: value.shape for key, value in own.items()}, whose="GILL's weights")
     for prefix, module in _modules(model):
         module.load_state_dict({key: given[prefix + key] for key in module.state_dict()})
     embedding = model.language_model.get_input_embeddings().weight

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nam.errors import ModelError
+from nam.mllm.online import hub_answers, unreachable
 from nam.mllm.parts import TORCH_FILES
 
 #: What is fetched of a part: configs, tokenizers, weights; never a program.
@@ -51,14 +52,18 @@ class HubFolder:
     def _fetch(self, patterns: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
 
+        online = hub_answers()
         try:
             fetched = snapshot_download(
                 self.id,
                 revision=self.revision,
                 allow_patterns=list(patterns),
                 ignore_patterns=list(OTHER_FORMS),
+                local_files_only=not online,
             )
-        except Exception as error:  # no network, a wrong id and a private repository surface as many types
+        except Exception as error:  # a wrong id and a private repository surface as many types
+            if not online:
+                raise ModelError(unreachable(self.id)) from error
             line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ModelError(f"{self.id} is neither a folder nor can it be fetched: {line}") from error
         return Path(fetched)
@@ -72,6 +77,13 @@ def model_folder(source: str | Path) -> Folder:
     """A folder on this disk if there is one of that name, else the repository of the hub of that id."""
     path = Path(source).expanduser()
     return path if path.is_dir() or isinstance(source, Path) else HubFolder(source)
+
+
+def origin_of(folder: Folder, part: str = "") -> Path | str:
+    """Where a part of a model is: on this disk, or its place on the hub, which is not asked."""
+    if isinstance(folder, Path):
+        return folder / part
+    return f"{folder.id}@{folder.revision or 'main'}/{part}".removesuffix("/")
 
 
 def model_root(source: str | Path) -> Path:

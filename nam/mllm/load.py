@@ -17,6 +17,16 @@ from nam.mllm.config import CONFIG_FILE, read_json
 #: What reads a folder of each family, by the `model_type` in its config.json.
 FAMILIES = {"gill": "nam.mllm.gill_folder.read_gill"}
 
+#: What reads a folder of transformers whose models also draw, likewise; all others answer in words alone.
+DRAWING = {
+    "janus": "nam.mllm.janus.read_janus",
+    "emu3": "nam.mllm.emu3.read_emu3",
+    "chameleon": "nam.mllm.chameleon.read_chameleon",
+}
+
+#: What a config holds where the user must give a value.
+MISSING = "???"
+
 
 def load(name: str | Path = "tiny_gill", **overrides: Any) -> MLLM:
     """A frozen model, ready to answer.
@@ -26,7 +36,8 @@ def load(name: str | Path = "tiny_gill", **overrides: Any) -> MLLM:
         overrides: Instead of the config's values, such as `device="cuda"` or `sampler="ddim"`.
 
     Raises:
-        ConfigError: no such config (the nearest names are given), or an override that is unknown or wrong.
+        ConfigError: no such config (the nearest names are given), an override that is unknown or wrong, or
+            none for a value that the config leaves open.
         ModelError: weights are missing or damaged.
     """
     settings = settings_of(name)
@@ -35,6 +46,9 @@ def load(name: str | Path = "tiny_gill", **overrides: Any) -> MLLM:
     for key in (*settings, *overrides):
         if key not in known:
             raise ConfigError(f"mllm.{key} is unknown ({nearest(key, known)})")
+    for key, value in settings.items():
+        if value == MISSING and key not in overrides:
+            raise ConfigError(f"{key} is missing: nam.load({str(name)!r}, {key}=...)")
     return build(**{**settings, **overrides})
 
 
@@ -53,15 +67,17 @@ def settings_of(name: str | Path) -> dict[str, Any]:
     if str(name) in known:
         return _read_yaml(known[str(name)])
     path = Path(name).expanduser()
-    if path.is_dir():
+    if str(name) and path.is_dir():
         family = read_json(path / CONFIG_FILE).get("model_type")
         if _is_of_transformers(family):
-            return {"_target_": "nam.mllm.vlm_folder.read_vlm", "id": path}
+            return {"_target_": DRAWING.get(str(family), "nam.mllm.vlm_folder.read_vlm"), "id": path}
         if family not in FAMILIES:
             hint = nearest(str(family), FAMILIES)
             raise ModelError(f"{path / CONFIG_FILE}: model_type {family!r} is unknown ({hint})")
         return {"_target_": FAMILIES[family], "folder": path}
-    raise ConfigError(f"mllm={name} is neither a config ({nearest(str(name), known)}) nor a folder")
+    raise ConfigError(
+        f"mllm={name or repr(name)} is neither a config ({nearest(str(name), known)}) nor a folder"
+    )
 
 
 def _is_of_transformers(family: Any) -> bool:

@@ -8,6 +8,35 @@ import torch
 from torch import Tensor
 
 
+class Enough(Exception):
+    """What was wanted of a layer is there; nothing else of it needs to be computed."""
+
+
+class Keys:
+    """What attention asks of transformers' cache, for one call of one layer.
+
+    Args:
+        held: Keys and values of the earlier positions, (1 or N, heads, S, head size) each; None: those that
+            come by are kept.
+        enough: Keep them with those that come by, and raise `Enough` instead of letting attention go on.
+    """
+
+    def __init__(self, held: tuple[Tensor, Tensor] | None = None, *, enough: bool = False) -> None:
+        self.held, self.enough = held, enough
+
+    def update(self, keys: Tensor, values: Tensor, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values, for those of the newest positions."""
+        if self.held is None:
+            self.held = (keys, values)
+            return self.held
+        both = zip(self.held, (keys, values), strict=True)
+        found, values = (torch.cat([old.expand(len(new), -1, -1, -1), new], -2) for old, new in both)
+        if self.enough:
+            self.held = (found, values)
+            raise Enough
+        return found, values
+
+
 def pack_mask(
     given: Tensor | None, *, start: int, stop: int, times: int, device: torch.device
 ) -> Tensor | None:

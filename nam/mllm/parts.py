@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nam.errors import ModelError
+from nam.mllm.online import hub_answers
 
 #: Where the two libraries keep their verbosity.
 HUB_LOGGING = ("transformers.utils.logging", "diffusers.utils.logging")
@@ -31,13 +32,26 @@ class LazyParts(nn.Module):
     Args:
         readers: How to read each part, by name.
         device: Where the parts stay, wherever the model around them goes; None: they go with it.
+        origins: Where each part is read from: its folder or file, or its place on the hub (a string).
     """
 
-    def __init__(self, readers: Mapping[str, Reader], *, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        readers: Mapping[str, Reader],
+        *,
+        device: str | torch.device | None = None,
+        origins: Mapping[str, Path | str] | None = None,
+    ) -> None:
         super().__init__()
         self._readers = dict(readers)
+        self.origins = dict(origins or {})
         self.device = None if device is None else torch.device(device)
         self.loaded = nn.ModuleDict()
+
+    @property
+    def names(self) -> list[str]:
+        """The parts that there are, read or not."""
+        return sorted(self._readers)
 
     def place(self, tensor: Tensor) -> Tensor:
         """The tensor where the parts are."""
@@ -88,7 +102,7 @@ def read_pretrained(
             tensors is (`weights_only`).
 
     Raises:
-        ModelError: the folder or its weights are missing, damaged, incomplete or of other sizes.
+        ModelError: the folder or its weights are missing, damaged, incomplete, of other sizes or not finite.
     """
     settings = _where(source, revision)
     safe = True
@@ -113,7 +127,28 @@ def read_pretrained(
                 f"{len(info[problem])} {problem.replace('_', ' ')}, first {names}"
             )
     whole: nn.Module = model
+    try:
+        require_finite(dict(whole.named_parameters()))
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
     return whole
+
+
+def require_finite(weights: Mapping[str, Tensor]) -> None:
+    """Check that there is neither NaN nor infinity among weights.
+
+    Raises:
+        ModelError: there is, or there was a value beyond the range of their precision.
+    """
+    for name, weight in weights.items():
+        # Extremes are found in one pass without a copy; NaN becomes both of them.
+        if weight.is_floating_point() and weight.numel() and not weight.is_meta:
+            low, high = weight.detach().aminmax()
+            if not (low.isfinite() and high.isfinite()):
+                raise ModelError(
+                    f"{name} holds NaN or infinity in {str(weight.dtype).removeprefix('torch.')}: the file "
+                    "is damaged, or mllm.dtype is too narrow for it"
+                )
 
 
 def read_tokenizer(source: Path | str, *, revision: str | None = None) -> Any:
@@ -139,7 +174,8 @@ def read_tokenizer(source: Path | str, *, revision: str | None = None) -> Any:
 def _where(source: Path | str, revision: str | None) -> dict[str, Any]:
     if isinstance(source, Path):
         return {"local_files_only": True}
-    return {} if revision is None else {"revision": revision}
+    where: dict[str, Any] = {} if revision is None else {"revision": revision}
+    return where if hub_answers() else where | {"local_files_only": True}
 
 
 def require_weights(folder: Path, *, torch_files: bool = False) -> bool:

@@ -43,11 +43,11 @@ def read_picture(source: Picture) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             with Image.open(path, formats=FORMATS) as opened:
                 return _to_rgb(opened, name=str(path))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path} is too large: {error} (at most {MAX_PIXELS:,} are read)") from error
-    except OSError as error:
+        raise InputError(f"{path} is too large: at most {MAX_PIXELS:,} pixels are read") from error
+    except Exception as error:  # a decoder may raise anything where a file is damaged
         raise InputError(f"cannot read the picture {path}: {error}") from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nam.errors import InputError, ModelError, nearest
 from nam.mllm.config import GillConfig
-from nam.types import PICTURE_ID
+from nam.types import PICTURE_ID, Medium
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,14 @@ class PromptCodec:
         tokenizer: A fast tokenizer with `bos_token`, `eos_token` and `pad_token`.
         config: The model's conventions.
 
+    Attributes:
+        img_ids: The [IMG] tokens, in order.
+        signals: The tokens that announce what each medium draws, in order.
+        end_ids: What ends an answer.
+        banned_ids: What is never said.
+        begin_ids: What stands before the words, or before pictures that lead.
+        picture_ids: What stands for a picture, `PICTURE_ID` at the places of its soft tokens.
+
     Raises:
         ModelError: the tokenizer lacks a special token or is not a fast one.
     """
@@ -60,7 +68,7 @@ class PromptCodec:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(tokenizer, name) is None:
                 raise ModelError(f"the language model's tokenizer has no {name.removesuffix('_id')}")
-        new = (*config.extra_tokens, *config.img_tokens)
+        new = config.new_tokens
         tokenizer.add_special_tokens(
             {"extra_special_tokens": [AddedToken(t, special=True, normalized=False) for t in new]},
             replace_extra_special_tokens=False,
@@ -68,10 +76,14 @@ class PromptCodec:
         self.tokenizer = tokenizer
         self.config = config
         self.img_ids: tuple[int, ...] = tuple(map(self._id, config.img_tokens))
+        self.signals: dict[Medium, tuple[int, ...]] = {"image": self.img_ids}
         self.bos_id: int = tokenizer.bos_token_id
         self.eos_id: int = tokenizer.eos_token_id
         self.end_ids: tuple[int, ...] = (self.eos_id, *map(self._only_id, config.end_words))
         self.pad_id: int = tokenizer.pad_token_id
+        self.banned_ids: tuple[int, ...] = (self.pad_id,)
+        self.begin_ids: tuple[int, ...] = (self.bos_id,)
+        self.picture_ids: tuple[int, ...] = (PICTURE_ID,) * config.n_visual_tokens
         self._special = frozenset(tokenizer.all_special_ids) | frozenset(self.img_ids)
 
     def encode(self, prompt: str | None, *, pictures: int = 0) -> EncodedPrompt:
@@ -106,11 +118,13 @@ class PromptCodec:
         begin = 0 if self.config.bos_first else first
         ids: list[int] = []
         for place, part in enumerate(parts):
-            ids += [PICTURE_ID] * self.config.n_visual_tokens if place else []
-            ids += [self.bos_id] if place == begin else []
-            ids += self._word_ids(part) if part else []
+            ids += self.picture_ids if place else ()
+            ids += self.begin_ids if place == begin else ()
+            words = part + self.config.behind_prompt if place == pictures else part
+            ids += self._word_ids(words) if words else []
         places = [place for place, token in enumerate(ids) if token == PICTURE_ID]
-        n_system, n_picture = (places[0], places[-1] + 1 - places[0]) if places else (1, 0)
+        none = (len(self.begin_ids), 0)
+        n_system, n_picture = (places[0], places[-1] + 1 - places[0]) if places else none
         return EncodedPrompt(mark.join(parts[first:]), tuple(ids), n_system, n_picture)
 
     def _tidy(self, part: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from torch import Tensor
 from nam.checks import expect, whole
 from nam.errors import InputError
 from nam.mllm.decode import Decoded
-from nam.mllm.pictures import read_picture, to_picture, to_pixels
+from nam.mllm.pictures import read_picture, to_pixels
 from nam.mllm.prompts import EncodedPrompt, PromptCodec
-from nam.types import DrawSettings, Generation, Sample, Spans
+from nam.types import DrawSettings, Finish, Generation, Medium, Sample, Span, Spans
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +70,13 @@ def _read(sample: Sample, *, codec: PromptCodec, context: int, max_new_tokens: i
         raise InputError("expected image or pictures, got both")
     images = sample.pictures if sample.image is None else (sample.image,)
     encoded = codec.encode(sample.prompt, pictures=len(images))
-    room = context - config.num_img_tokens - len(encoded.ids)
+    signal = max(map(len, codec.signals.values()))
+    room = context - signal - len(encoded.ids)
     if room < 1:
         raise InputError(
             f"the prompt has {len(encoded.ids)} tokens ({encoded.n_picture} of them a picture's); at most "
-            f"{context - config.num_img_tokens - 1} fit, because the context of {context} must also hold an "
-            f"answer and {config.num_img_tokens} [IMG] tokens"
+            f"{context - signal - 1} fit, because the context of {context} must also hold an answer and "
+            f"{signal} [IMG] tokens"
         )
     seen = [
         to_pixels(
@@ -87,14 +92,29 @@ def _read(sample: Sample, *, codec: PromptCodec, context: int, max_new_tokens: i
     return Request(encoded, pixels, min(max_new_tokens, room), seed)
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What was drawn of one medium's rows, in their order.
+
+    Attributes:
+        settings: How.
+        latents: (len(rows), C, ...).
+        pictures: A picture of each.
+        extras: What a `Generation` holds of each beside its picture, by its attributes.
+    """
+
+    settings: DrawSettings
+    latents: Tensor
+    pictures: Sequence[Image]
+    extras: Sequence[Mapping[str, Any]]
+
+
 def to_generations(
     requests: Sequence[Request],
     decoded: Decoded,
     *,
     codec: PromptCodec,
-    settings: DrawSettings | None,
-    latents: Tensor | None,
-    pictures: Tensor | None,
+    drawn: Mapping[Medium, Drawn],
 ) -> list[Generation]:
     """The answers of a batch; to be called outside inference mode, so that their tensors can take part in
     gradients later.
@@ -103,35 +123,44 @@ def to_generations(
         requests: What was asked.
         decoded: What the language model answered.
         codec: The model's conventions.
-        settings: How the pictures were drawn, or None.
-        latents, pictures: Of `decoded.img_rows`: (len(img_rows), C, h, w) and pixels in [0, 1], or None.
+        drawn: What was drawn, by medium; nothing of a medium that is not there.
     """
-    hidden = decoded.hidden.float().cpu().clone()
-    latents = None if latents is None else latents.float().cpu().clone()
-    generations = []
-    for row, request in enumerate(requests):
-        words, prompt = decoded.answers[row], request.encoded
-        at = decoded.img_rows.index(row) if row in decoded.img_rows else None
-        img_ids = () if at is None else codec.img_ids
-        spans = Spans.of_lengths(
-            system=prompt.n_system,
-            picture=prompt.n_picture,
-            text=prompt.n_text,
-            answer=len(words),
-            img=len(img_ids),
-        )
-        generation = Generation(
-            prompt=prompt.prompt,
-            text=codec.decode(words),
-            token_ids=(*prompt.ids, *words, *img_ids),
-            spans=spans,
-            finish=decoded.finish[row],
-            seed=request.seed,
-            input_pixels=request.pixels,
-            hidden=None if at is None else hidden[at],
-        )
-        if at is not None and latents is not None and pictures is not None:
-            image = to_picture(pictures[at])
-            generation = replace(generation, latents=latents[at], image=image, drawn=settings)
-        generations.append(generation)
+    generations = [
+        _said(request, words, finish, codec)
+        for request, words, finish in zip(requests, decoded.answers, decoded.finish, strict=True)
+    ]
+    for found in decoded.signalled:
+        hidden = found.hidden.float().cpu().clone()
+        made = drawn.get(found.medium)
+        latents = None if made is None else made.latents.float().cpu().clone()
+        for at, row in enumerate(found.rows):
+            one = _announced(generations[row], hidden[at], found.medium, codec)
+            if made is not None and latents is not None:
+                one = replace(
+                    one, latents=latents[at], image=made.pictures[at], drawn=made.settings, **made.extras[at]
+                )
+            generations[row] = one
     return generations
+
+
+def _said(request: Request, words: list[int], finish: Finish, codec: PromptCodec) -> Generation:
+    prompt = request.encoded
+    spans = Spans.of_lengths(
+        system=prompt.n_system, picture=prompt.n_picture, text=prompt.n_text, answer=len(words), img=0
+    )
+    return Generation(
+        prompt=prompt.prompt,
+        text=codec.decode(words),
+        token_ids=(*prompt.ids, *words),
+        spans=spans,
+        finish=finish,
+        seed=request.seed,
+        input_pixels=request.pixels,
+    )
+
+
+def _announced(one: Generation, hidden: Tensor, medium: Medium, codec: PromptCodec) -> Generation:
+    """The answer going on with a medium's signal tokens."""
+    ids = (*one.token_ids, *codec.signals[medium])
+    spans = replace(one.spans, img=Span(len(one.token_ids), len(ids)))
+    return replace(one, token_ids=ids, spans=spans, hidden=hidden, medium=medium)

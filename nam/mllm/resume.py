@@ -7,7 +7,7 @@ over the keys and values that they kept of the earlier positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nam.errors import ModelError
-from nam.mllm.packing import has_tensor, pack_axis, pack_mask
+from nam.mllm.packing import Enough, Keys, has_tensor, pack_axis, pack_mask
+from nam.mllm.products import Linears
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM, Record
@@ -30,27 +31,11 @@ PACKED = 64
 #: The axis of the positions in what a layer is called with, beside its mask.
 AXES = {"position_ids": -1, "cache_position": -1, "position_embeddings": -2}
 
+#: What to do where a model cannot go on from a layer.
+AT_ONCE = "set reduction.ablation.resume=false, or reduction.nam_total.rerun=0"
+
 #: New values of what enters a layer's value linear, (rows, W, d) to the same.
 Write = Callable[[Tensor], Tensor]
-
-
-class _Keys:
-    """What attention asks of transformers' cache, for one call of one layer.
-
-    Attributes:
-        held: Keys and values of the earlier positions, (1, heads, S, head size) each; None: those that come
-            by are kept.
-    """
-
-    def __init__(self, held: tuple[Tensor, Tensor] | None = None) -> None:
-        self.held = held
-
-    def update(self, keys: Tensor, values: Tensor, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
-        if self.held is None:
-            self.held = (keys, values)
-            return keys, values
-        earlier_keys, earlier_values = (kept.expand(len(keys), -1, -1, -1) for kept in self.held)
-        return torch.cat([earlier_keys, keys], -2), torch.cat([earlier_values, values], -2)
 
 
 @dataclass(eq=False)
@@ -112,15 +97,35 @@ class Trace:
         size = -(-count // groups)
         if groups * size > count:
             rows = torch.cat([rows, rows[: groups * size - count]])
-        settings = dict(traced.settings)
-        window = {"start": self.start, "stop": self.stop, "times": size}
+        with _writing(traced.linear, write, width):
+            rows = rows.reshape(groups, size * width, -1)
+            out = self._call(layer, rows, Keys(traced.held), start=self.start, stop=self.stop, times=size)
+        return out.reshape(-1, width, out.shape[-1])[:count]
+
+    def finish(self, rows: Tensor, *, start: int) -> Tensor:
+        """The last layer for rows (N, W, H) that enter it, as in `step`, where only positions from `start` on
+        are wanted: (N, stop - start, H). Of those before, keys and values are all that is computed."""
+        layer, early = len(self.layers) - 1, start - self.start
+        if not early or not len(rows):
+            return self.step(layer, rows)[:, early:]
+        rows = rows.to(self.layers[layer].entering.device)
+        keys = Keys(self.layers[layer].held, enough=True)
+        with suppress(Enough):
+            self._call(layer, rows[:, :early], keys, start=self.start, stop=start)
+        return self._call(layer, rows[:, early:], Keys(keys.held), start=start, stop=self.stop)
+
+    def _call(
+        self, layer: int, rows: Tensor, keys: Keys, *, start: int, stop: int, times: int = 1
+    ) -> Tensor:
+        """A layer for `times` copies of some positions, behind those that the keys are of."""
+        settings = dict(self.layers[layer].settings)
+        window = {"start": start, "stop": stop, "times": times}
         for name in AXES.keys() & settings.keys():
             settings[name] = pack_axis(settings[name], AXES[name], **window)
         mask = pack_mask(settings.get("attention_mask"), **window, device=rows.device)
-        settings |= {"attention_mask": mask, "past_key_values": _Keys(traced.held)}
-        with _writing(traced.linear, write, width):
-            out = _first(traced.module(rows.reshape(groups, size * width, -1), **settings))
-        return out.reshape(-1, width, out.shape[-1])[:count]
+        settings |= {"attention_mask": mask, "past_key_values": keys}
+        with Linears():
+            return _first(self.layers[layer].module(rows, **settings))
 
 
 @torch.no_grad()
@@ -181,7 +186,7 @@ def ffns_add_up(trace: Trace) -> bool:
 
 def _watch(traced: LayerTrace, stack: ExitStack, *, name: str, start: int, stop: int) -> None:
     """Keep in `traced` what comes by in one forward pass, while the stack is open."""
-    keys = _Keys()
+    keys = Keys()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         settings = dict(kwargs)
@@ -227,4 +232,4 @@ def _first(out: Any) -> Tensor:
 
 
 def _cannot(name: str, why: str) -> ModelError:
-    return ModelError(f"the forward pass of {name} cannot go on from a layer ({why}); set resume=false")
+    return ModelError(f"the forward pass of {name} cannot go on from a layer ({why}); {AT_ONCE}")

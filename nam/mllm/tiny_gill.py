@@ -75,7 +75,7 @@ def write_tiny_published(folder: Path, *, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         language_model = write_opt(folder / "opt")
         _write_vision(folder / "clip")
-        _write_generator(folder / "sd")
+        write_generator(folder / "sd", width=ARGS["gen_emb_dim"])
         _write_checkpoint(folder, language_model)
     return folder
 
@@ -171,13 +171,13 @@ def _write_vision(folder: Path) -> None:
     CLIPVisionModel(config).half().save_pretrained(folder)
 
 
-def _write_generator(folder: Path) -> None:
+def write_generator(folder: Path, *, width: int) -> None:
+    """Write a tiny Stable Diffusion whose conditioning is so wide, as the hub has it."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from nam.world.tokenizer import TEXT_END, TEXT_START, build_tokenizer
 
-    width = ARGS["gen_emb_dim"]
     unet: Any = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(8, 16),

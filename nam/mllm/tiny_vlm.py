@@ -48,16 +48,21 @@ def read_tiny_vlm(
 def write_tiny_vlm(folder: Path, *, family: str, seed: int = 0) -> Path:
     """Write a tiny random model in the layout of the hub, and return the folder.
 
-    Things of the scenes are likelier than other words, so that answers hold some.
-
     Raises:
         ConfigError: an unknown family.
     """
-    import transformers
-
     if family not in FAMILIES:
         raise ConfigError(f"mllm.family={family!r} is unknown ({nearest(str(family), FAMILIES)})")
-    made = FAMILIES[family]
+    return write_tiny(folder, FAMILIES[family], seed=seed)
+
+
+def write_tiny(folder: Path, made: Family, *, seed: int) -> Path:
+    """Write a tiny random model made in that way, and return the folder.
+
+    Things of the scenes are likelier than other words, so that answers hold some.
+    """
+    import transformers
+
     tokenizer = _tokenizer(made)
     model_class = getattr(transformers, made.model)
     common = {

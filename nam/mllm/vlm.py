@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -56,7 +56,7 @@ class VLM(MLLM):
         steps: int | None,
         guidance: float | None,
     ) -> list[Generation]:
-        if draw is True:
+        if draw not in (False, "auto"):
             raise InputError(f"{self.name} answers in words alone; set draw=auto or draw=false")
         whole("max_new_tokens", max_new_tokens, least=1)
         if not samples:
@@ -75,10 +75,10 @@ class VLM(MLLM):
         ]
         ids = [one.token_ids for one in generations]
         # Padding behind the end, where a causal model does not look, leaves every position its own number.
-        batch = self.chat.collate(ids, inputs, side="right", like=self.unembedding)
+        batch = self._collate(ids, inputs, side="right")
         mask = batch["attention_mask"]
         self.announce(Layout.of_mask(mask, starts=[one.spans.answer.start - 1 for one in generations]))
-        hidden: Tensor = self.language_model.base_model(**batch, use_cache=False).last_hidden_state
+        hidden = self._hidden(batch)
         length = mask.shape[1]
         offsets = tuple(length - len(one) for one in ids)
         if any(offsets):
@@ -86,6 +86,25 @@ class VLM(MLLM):
             pairs = [(line.roll(shift, 0), kept.roll(shift, 0)) for line, kept, shift in rows]
             hidden, mask = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return Replayed(hidden, mask, offsets)
+
+    def _collate(
+        self, ids: Sequence[Sequence[int]], inputs: Sequence[Mapping[str, Tensor]], *, side: str
+    ) -> dict[str, Tensor]:
+        """What the model is called with for several sequences; see `Chat.collate`."""
+        return self.chat.collate(ids, inputs, side=side, like=self.unembedding)
+
+    def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
+        """Last hidden states (B, T, H) of what `_collate` gives."""
+        hidden: Tensor = self.language_model.base_model(**batch, use_cache=False).last_hidden_state
+        return hidden
+
+    def _generate(self, **settings: Any) -> None:
+        """What transformers generates; `settings` watch it."""
+        self.language_model.generate(**settings)
+
+    def _never_said(self) -> set[int]:
+        """Tokens that are never chosen for an answer in words."""
+        return {self.chat.pad_id, *self.chat.placeholder_ids}
 
     def _read(self, sample: Sample, *, alone: bool) -> Encoded:
         try:
@@ -123,9 +142,7 @@ class VLM(MLLM):
         )
 
     def _decode(self, asked: Sequence[Encoded], limits: Sequence[int]) -> _Progress:
-        batch = self.chat.collate(
-            [one.ids for one in asked], [one.inputs for one in asked], side="left", like=self.unembedding
-        )
+        batch = self._collate([one.ids for one in asked], [one.inputs for one in asked], side="left")
         progress = _Progress(Layout.of_mask(batch["attention_mask"]), self.eos_ids, limits)
 
         def announce(module: Any, given: Any) -> None:
@@ -133,7 +150,7 @@ class VLM(MLLM):
 
         handle = self.language_model.get_decoder().register_forward_pre_hook(announce)
         try:
-            self.language_model.generate(
+            self._generate(
                 **batch, generation_config=self._settings(max(limits)), stopping_criteria=[progress]
             )
         finally:
@@ -144,7 +161,7 @@ class VLM(MLLM):
         """Greedy decoding of so many tokens at most; padding and placeholders are never chosen."""
         from transformers import GenerationConfig
 
-        never = {self.chat.pad_id, *self.chat.placeholder_ids} - set(self.eos_ids)
+        never = self._never_said() - set(self.eos_ids)
         return GenerationConfig(
             do_sample=False,
             num_beams=1,

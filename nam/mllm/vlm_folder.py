@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.chat import TYPE_NAMES, Chat
 from nam.mllm.gill_folder import DTYPES
 from nam.mllm.hub import HubFolder
+from nam.mllm.online import hub_answers, unreachable
 from nam.mllm.parts import freeze, quiet_hub, read_pretrained, read_tokenizer
 from nam.mllm.probe import probe_sites
 from nam.mllm.processors import read_processor
 from nam.mllm.vlm import VLM
+
+Model = TypeVar("Model", bound=VLM)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a model of transformers is made of: its name, its config, the model itself and its `Chat`."""
+
+    name: str
+    config: Any
+    language_model: Any
+    chat: Chat
 
 
 def read_vlm(
@@ -36,6 +51,26 @@ def read_vlm(
         ModelError: it is missing, damaged, of a kind that is not supported, or its processor cannot be made.
         ConfigError: an unknown dtype or device.
     """
+    parts = read_parts(id, revision=revision, dtype=dtype, caption_prompt=caption_prompt)
+    model = VLM(name=parts.name, language_model=parts.language_model, chat=parts.chat)
+    return started(model, device)
+
+
+def read_parts(
+    id: str | Path,
+    *,
+    revision: str | None,
+    dtype: str,
+    caption_prompt: str,
+    kinds: Sequence[str] = (),
+    chat: type[Chat] = Chat,
+) -> Parts:
+    """The parts of a model, by its hub id or from its folder; other arguments and errors as in `read_vlm`.
+
+    Args:
+        kinds: The `model_type`s that are expected; none for any.
+        chat: What makes its `Chat`.
+    """
     import transformers
 
     if dtype not in DTYPES:
@@ -43,8 +78,11 @@ def read_vlm(
     folder = Path(id).expanduser()
     local = folder.is_dir()
     source: str | Path = folder if local else str(id)
-    where: dict[str, Any] = {"revision": None if local else revision, "local_files_only": local}
+    alone = local or not hub_answers()
+    where: dict[str, Any] = {"revision": None if local else revision, "local_files_only": alone}
     config = _read_config(str(source), where)
+    if kinds and config.model_type not in kinds:
+        raise ModelError(f"mllm.id={id}: expected a {' or '.join(kinds)} model, got {config.model_type}")
     pictures = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if not pictures and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = config.model_type
@@ -60,20 +98,29 @@ def read_vlm(
     if pictures:
         revision = where["revision"]
         processor = read_processor(
-            str(source), config=config, tokenizer=tokenizer, revision=revision, local=local
+            str(source), config=config, tokenizer=tokenizer, revision=revision, local=alone
         )
     auto = transformers.AutoModelForImageTextToText if pictures else transformers.AutoModelForCausalLM
     language_model: Any = read_pretrained(
         auto, source, DTYPES[dtype], revision=revision, torch_files=not pictures
     )
-    chat = Chat(
+    talk = chat(
         tokenizer=tokenizer,
         processor=processor,
         config=config,
         caption_prompt=caption_prompt,
         type_names=[name for name in TYPE_NAMES if pictures and _takes(language_model, name)],
     )
-    model = VLM(name=folder.name if local else str(id), language_model=language_model, chat=chat)
+    return Parts(folder.name if local else str(id), config, language_model, talk)
+
+
+def started(model: Model, device: str) -> Model:
+    """The model on its device, frozen, its neurons found and probed.
+
+    Raises:
+        ModelError: its neurons cannot be found.
+        ConfigError: an unknown device.
+    """
     try:
         model = model.to(device=device)
     except (RuntimeError, AssertionError) as error:
@@ -95,7 +142,9 @@ def _read_config(source: str, where: dict[str, Any]) -> Any:
     try:
         with quiet_hub():
             return AutoConfig.from_pretrained(source, **where)
-    except Exception as error:  # a wrong id, no network and a damaged file surface as many types
+    except Exception as error:  # a wrong id and a damaged file surface as many types
+        if where["local_files_only"] and not Path(source).is_dir():
+            raise ModelError(f"mllm.id: {unreachable(source)}") from error
         line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"mllm.id={source} is neither a folder nor a hub id that can be read: {line}"

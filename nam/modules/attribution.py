@@ -41,6 +41,7 @@ class AttributionModule(L.LightningModule):
 def result_of(work: Work) -> SampleResult:
     """A finished item, ready for the run folder."""
     sample, out = work.item.sample, work.generation
+    said = work.words or out
     asked = None
     if sample.image is not None and "" not in work.errors:
         asked = read_picture(sample.image)
@@ -51,10 +52,11 @@ def result_of(work: Work) -> SampleResult:
         id=sample.id,
         concept=sample.concept,
         prompt=sample.prompt or (out.prompt if out else ""),
-        text=out.text if out else "",
+        text=said.text if said else "",
         seed=sample.seed,
         input=asked,
         picture=out.image if out else None,
+        sound=out.sound if out else None,
         mask=work.mask.pixels if work.mask else None,
         mask_score=work.mask.score if work.mask else None,
         relevance=None if norms is None else tuple(norms),

@@ -44,7 +44,12 @@ class AttentionRelevance(Relevance):
             raise ConfigError(f"relevance.level must be between 0 and 1, got {self.level}")
 
     def pull(self, mllm: MLLM, generations: Sequence[Generation], masks: Tensor) -> Pulled:
-        model = drawing_model(mllm, provider="attention")
+        if generations[0].medium != "image":
+            raise ConfigError(
+                f"relevance=attention knows regions of pictures alone, not of {generations[0].medium}: set "
+                "relevance=gradient or levels"
+            )
+        model = drawing_model(mllm, provider="attention", medium=generations[0].medium)
         hidden, read = hidden_leaf(mllm, generations)
         conditioning = model.conditioning(read)
         latents = finished_latents(generations, like=conditioning)

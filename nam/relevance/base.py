@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nam.errors import ConfigError, InputError, NamError
 from nam.mllm.base import MLLM
-from nam.types import DrawSettings, Generation
+from nam.types import DrawSettings, Generation, Medium
 
 #: What the [IMG] positions are combined to before scaling; the result stands at each of them.
 Aggregate = Literal["none", "mean", "max", "sum"]
@@ -80,7 +80,7 @@ class Relevance(ABC):
 
         Args:
             mllm: The model that drew the pictures.
-            generations: With pictures, all drawn with the same settings.
+            generations: With pictures, or all of one other medium, all drawn with the same settings.
             masks: bool (B, H, W) of the pictures' size, none of them empty.
         """
 
@@ -110,14 +110,14 @@ class Relevance(ABC):
         if len(generations) != len(masks):
             raise InputError(f"expected a mask for each of {len(generations)} generations, got {len(masks)}")
         found: dict[int, RelevanceMap | RelevanceError] = {}
-        alike: dict[tuple[DrawSettings | None, tuple[int, ...]], list[int]] = {}
+        alike: dict[tuple[DrawSettings | None, Medium, tuple[int, ...]], list[int]] = {}
         for row, (generation, mask) in enumerate(zip(generations, masks, strict=True)):
             try:
                 _check(generation, mask)
             except RelevanceError as error:
                 found[row] = error
             else:
-                alike.setdefault((generation.drawn, tuple(mask.shape)), []).append(row)
+                alike.setdefault((generation.drawn, generation.medium, tuple(mask.shape)), []).append(row)
         for rows in alike.values():
             # Gradients are wanted, also from inside a loop that runs under inference mode.
             with torch.inference_mode(False), torch.enable_grad():

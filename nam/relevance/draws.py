@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -11,16 +11,16 @@ from torch import Tensor
 from nam.errors import ConfigError, ModelError
 from nam.mllm.base import MLLM
 from nam.mllm.diffusion import Diffusion
-from nam.types import DrawSettings, Generation
+from nam.types import DrawSettings, Generation, Medium
 
 
 class Draws(Protocol):
-    """What back-propagation needs of a model beyond `MLLM`; GILL has it."""
+    """What back-propagation needs of a model beyond `MLLM`; GILL has it, for pictures."""
 
     diffusion: Diffusion
 
     def conditioning(self, hidden_img: Tensor) -> Tensor:
-        """See `nam.mllm.gill.GILL.conditioning`."""
+        """See `nam.mllm.drawer.Drawer.conditioning`."""
 
     def render(
         self,
@@ -31,23 +31,27 @@ class Draws(Protocol):
         grad_steps: int | None = None,
         checkpoint: bool = False,
     ) -> Tensor:
-        """See `nam.mllm.gill.GILL.render`."""
+        """See `nam.mllm.drawer.Drawer.render`."""
 
 
-def drawing_model(mllm: MLLM, *, provider: str) -> Draws:
-    """The model as one that draws.
+def drawing_model(mllm: MLLM, *, provider: str, medium: Medium = "image") -> Draws:
+    """The model as one that draws pictures, or another medium.
 
     Raises:
-        ModelError: it does not draw by diffusion.
+        ModelError: it does not draw that by diffusion.
         ConfigError: it computes in float16, in which gradients overflow.
     """
-    if not all(hasattr(mllm, name) for name in ("render", "conditioning", "diffusion")):
-        raise ModelError(f"relevance={provider} needs a model that draws by diffusion, {mllm.name} does not")
+    found: Any = mllm if medium == "image" else getattr(mllm, "drawers", {}).get(medium)
+    if not all(hasattr(found, name) for name in ("render", "conditioning", "diffusion")):
+        what = "" if medium == "image" else f" {medium}"
+        raise ModelError(
+            f"relevance={provider} needs a model that draws{what} by diffusion, {mllm.name} does not"
+        )
     if mllm.dtype == torch.float16:
         raise ConfigError(
             "gradients through a picture generator overflow in float16: set mllm.dtype=bfloat16"
         )
-    return cast(Draws, mllm)
+    return cast(Draws, found)
 
 
 def hidden_leaf(mllm: MLLM, generations: Sequence[Generation]) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,9 @@ class GradientRelevance(Relevance):
 
     def pull(self, mllm: MLLM, generations: Sequence[Generation], masks: Tensor) -> Pulled:
         settings = cast(DrawSettings, generations[0].drawn)
-        model = _same_sampler(drawing_model(mllm, provider="gradient"), settings)
+        model = _same_sampler(
+            drawing_model(mllm, provider="gradient", medium=generations[0].medium), settings
+        )
         hidden, read = hidden_leaf(mllm, generations)
         noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
         with counted_rows(model.diffusion.parts.get("unet", like=read)) as rows:

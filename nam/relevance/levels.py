@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class LevelsRelevance(Relevance):
             raise ConfigError(f"relevance.levels must fall from below 1 (noise) to above 0, got {given}")
 
     def pull(self, mllm: MLLM, generations: Sequence[Generation], masks: Tensor) -> Pulled:
-        model = drawing_model(mllm, provider="levels")
+        model = drawing_model(mllm, provider="levels", medium=generations[0].medium)
         guidance = cast(DrawSettings, generations[0].drawn).guidance
         hidden, read = hidden_leaf(mllm, generations)
         conditioning = model.conditioning(read)
@@ -113,7 +113,7 @@ def estimate_picture(
     Raises:
         ModelError: it predicts something unknown.
     """
-    unet: Any = diffusion.parts.get("unet", like=noised)
+    unet = diffusion.network(like=noised)
     output: Tensor = unet(
         noised, torch.tensor(time, device=noised.device), encoder_hidden_states=conditioning
     ).sample

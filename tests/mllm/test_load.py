@@ -164,6 +164,22 @@ def test_missing_and_damaged_weights_are_named(
         nam.load(folder).generate(prompt="a dog", draw=True, steps=1, max_new_tokens=1)
 
 
+def test_what_a_config_leaves_open_has_to_be_given(gill_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^id is missing: nam\.load\('vlm', id=\.\.\.\)$"):
+        nam.load("vlm")
+    with pytest.raises(ConfigError, match=r"^checkpoint is missing: nam\.load\('gill', checkpoint="):
+        nam.load("gill")
+    with pytest.raises(ModelError, match="model type `gill`"):
+        nam.load("vlm", id=gill_folder)  # what is given is taken
+
+
+def test_no_name_is_not_the_folder_one_is_in(gill_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(gill_folder)
+    with pytest.raises(ConfigError, match="mllm='' is neither a config"):
+        nam.load("")
+    assert isinstance(nam.load("."), GILL)
+
+
 def test_targets_outside_the_package_are_refused() -> None:
     with pytest.raises(ConfigError, match="must be a function of this package"):
         target("os.system")
