@@ -5,28 +5,18 @@ pictures rather than the source; the same rule, prompts and noise for every sele
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.editing.lab import Lab
 from nam.data.edits import Asked
 from nam.editor.base import Problem
 from nam.editor.delta import difference
-from nam.editor.reach import reach
-from nam.editor.rewrite import Rewrite
+from nam.evaluate import growth
 from nam.types import NeuronSet
 from nam.world.scene import NOUNS
-
-#: Budgets of l2 norm, each 2^(1/2) times the one before it.
-BUDGETS = tuple(float(2 ** (step / 2)) for step in range(-1, 13))
-
-#: Times that eq. 8 is solved again from where the model stands, within one budget.
-_ROUNDS = 3
 
 
 def grow(lab: Lab, problem: Problem, neurons: NeuronSet) -> dict[str, Any]:
@@ -39,49 +29,19 @@ def grow(lab: Lab, problem: Problem, neurons: NeuronSet) -> dict[str, Any]:
     """
     requests, seeds = lab.grown
     asked = lab.prompts.held_out(problem.goal.source.name, "draw", requests, seeds=seeds)
-    change = torch.zeros(len(neurons), problem.mllm.unembedding.shape[1], device=problem.mllm.device)
-    found: list[NDArray[np.float64]] = [_evidence(lab, problem, asked)]
-    tried: list[float] = []
-    for budget in BUDGETS:
-        change = within(problem, neurons, change, budget)
-        with difference(problem.mllm, neurons, change).applied(problem.mllm):
-            found.append(_evidence(lab, problem, asked))
-        tried.append(float(change.norm()))
-        # Every seed has turned; or the least squares is solved within less, and nothing more comes.
-        if bool((found[-1] > 0).all()) or (len(tried) > 1 and tried[-1] < 1.01 * tried[-2]):
-            break
-    delta = difference(problem.mllm, neurons, change)
+    grown = growth.grow(problem, neurons, lambda: _evidence(lab, problem, asked))
+    delta = difference(problem.mllm, neurons, grown.change)
     goal = problem.goal
     observed, moved = lab.judged([delta], [(goal.source.name, goal.target.name)])
-    table = np.stack(found)
     return {
-        "budgets": tried,
-        "evidence": table.round(4).tolist(),
-        "norms": [crossing([0.0, *tried], column) for column in table.T],
+        "budgets": list(grown.budgets),
+        "evidence": grown.evidence.round(4).tolist(),
+        "norms": grown.norms,
         "observed": observed,
         "drift": moved,
         "norm": delta.norm,
         "neurons": len(neurons),
     }
-
-
-def within(problem: Problem, neurons: NeuronSet, change: Tensor, budget: float) -> Tensor:
-    """The best change (n, H) of at most this norm that a few rounds of eq. 8 find from a given one; what
-    must stay is not looked at, as in the paper."""
-    editor = Rewrite(tau=1e-3, keep=0.0, budget=budget)
-    edited = replace(problem, cases=tuple(case for case in problem.cases if case.edited))
-    for _ in range(_ROUNDS):
-        change = editor.solve(reach(edited, neurons, change), change)
-    return change
-
-
-def crossing(norms: list[float], evidence: NDArray[np.float64]) -> float | None:
-    """Where evidence that grows with the norm first crosses 0, on the straight line between two norms."""
-    for i in range(1, len(norms)):
-        low, high = float(evidence[i - 1]), float(evidence[i])
-        if low <= 0 < high:
-            return norms[i - 1] + (norms[i] - norms[i - 1]) * -low / (high - low)
-    return None
 
 
 def _evidence(lab: Lab, problem: Problem, asked: list[Asked]) -> NDArray[np.float64]:

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nam.app.attributor import attributor_of, reductions_of
 from nam.app.build import build, build_all
-from nam.app.config import claim_run_folder
+from nam.app.config import check_run_folder, claim_run_folder
 from nam.app.settings import SETTLED
 from nam.errors import ConfigError
 
@@ -37,11 +38,12 @@ def run(cfg: DictConfig) -> Path:
     began = time.perf_counter()
     settings: Leaderboard = build(cfg.evaluate)
     source = build(cfg.data.source)
-    from nam.evaluate.leaderboard import split_items
+    from nam.evaluate.leaderboard import split_items, with_region
 
+    check_run_folder(cfg, settled=SETTLED)
     items = split_items(source, split=settings.split, tuning=settings.tuning, seed=cfg.seed)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    attributor = _attributor(cfg)
+    attributor = attributor_of(cfg, methods=with_region(reductions_of(cfg)))
     if settings.reference not in attributor.methods:
         raise ConfigError(
             f"evaluate.reference={settings.reference} is not among reduction={list(attributor.methods)}"
@@ -56,28 +58,14 @@ def run(cfg: DictConfig) -> Path:
     return _close(cfg, settings, bench, figures, errors, manifest)
 
 
-def _attributor(cfg: DictConfig) -> Any:
-    from nam.attribution import Attributor
-    from nam.evaluate.leaderboard import with_region
-
-    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
-    return Attributor(
-        mllm=build(cfg.mllm),
-        segmenter=build(cfg.segmenter),
-        relevance=build(cfg.relevance),
-        methods=with_region(methods),
-        draw=cfg.draw,
-        max_new_tokens=cfg.max_new_tokens,
-    )
-
-
 def _manifest(cfg: DictConfig, attributor: Any, folder: Path) -> dict[str, Any]:
     """The manifest, in the run folder from the start on: parts that are measured belong to these weights."""
     from nam.app.attribute import manifest_of
     from nam.store.files import read_json, write_json
     from nam.store.provenance import refuse_other_weights
 
-    manifest = manifest_of(cfg, attributor.mllm, list(attributor.methods))
+    methods = list(attributor.methods)
+    manifest = manifest_of(cfg, attributor.mllm, methods, segmenter=attributor.segmenter)
     path = folder / "manifest.json"
     if path.is_file():
         refuse_other_weights(folder, read_json(path), manifest)
@@ -157,6 +145,8 @@ def _close(
     manifest: dict[str, Any],
 ) -> Path:
     """Write the tables, the figure and the report, and print the headlines."""
+    from nam.app.paper import report_paper
+    from nam.evaluate.leaderboard.published import PaperRun
     from nam.evaluate.leaderboard.settings import HEADLINES
     from nam.evaluate.leaderboard.table import frame_of, leads, summarise
     from nam.report.leaderboard import build_leaderboard_report, write_figure, write_markdown
@@ -183,10 +173,13 @@ def _close(
         "peak_memory": peak_memory(),
     }
     write_json(folder / "manifest.json", manifest)
+    container: Any = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(settings, PaperRun):
+        track_leaderboard(build_all(cfg.logger), frame_of(rows), None, settings=container)
+        return report_paper(settings, rows, folder, manifest=manifest)
     write_figure(rows, folder / "leaderboard.png", reference=settings.reference)
     write_markdown(rows, folder / MARKDOWN_FILE, manifest=manifest)
     report = build_leaderboard_report(rows, folder, manifest=manifest, reference=settings.reference)
-    container: Any = OmegaConf.to_container(cfg, resolve=True)
     track_leaderboard(build_all(cfg.logger), frame_of(rows), folder / "leaderboard.png", settings=container)
     _print(rows, folder, report, errors)
     return report

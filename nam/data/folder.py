@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +19,13 @@ from nam.errors import ConfigError, InputError
 from nam.mllm.pictures import local_path, read_picture
 from nam.types import Concept, Sample
 
-#: Columns that a file may have; others are passed over. A row needs a concept, and a prompt or an image.
-COLUMNS = ("id", "prompt", "image", "concept", "forms", "modality", "seed", "caption")
+log = logging.getLogger(__name__)
+
+#: Columns that a file may have. A row needs a concept, and a prompt or an image.
+COLUMNS = ("id", "prompt", "image", "concept", "forms", "modality", "start", "stop", "seed", "caption")
+
+#: How alike two names are, from 0 to 1, above which one is taken for the other mistyped.
+_ALIKE = 0.81
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +35,14 @@ class Folder:
     Attributes:
         table: A .csv file with a header, or a .jsonl file with an object a line. Columns: `id` (unique; the
             row's number where it is empty), `prompt`, `image` (a path inside the table's folder), `concept`,
-            `forms` (other words for it, separated by "|", or a list), `modality` (text, image or both),
-            `seed`, `caption`.
+            `forms` (other words for it, separated by "|", or a list), `modality` (text, image or both; audio,
+            video, text+audio or text+video), `start` and `stop` (shares of a sound's or a video's time),
+            `seed`, `caption`. Others are passed over, with a warning.
         seed: Of rows without one; the row's number is added.
 
     Raises:
-        ConfigError: there is no such file, or it has another ending or no usable column.
+        ConfigError: there is no such file, or it has another ending, no column of concepts, or one whose name
+            is nearly that of a column that is not there.
     """
 
     table: str
@@ -59,9 +68,12 @@ class Folder:
             rows = list(_csv(text) if path.suffix == ".csv" else _jsonl(text))
         except csv.Error as error:
             raise ConfigError(f"data.source.table={self.table} is no CSV: {error}") from error
-        columns = {key for row in rows if not isinstance(row, str) for key in row}
-        if rows and not columns & set(COLUMNS) and not all(isinstance(row, str) for row in rows):
-            raise ConfigError(f"data.source.table={self.table} has no column of {', '.join(COLUMNS)}")
+        try:
+            passed_over = _check_columns([row for row in rows if not isinstance(row, str)])
+        except ConfigError as error:
+            raise ConfigError(f"data.source.table={self.table}: {error}") from error
+        if passed_over:
+            log.warning("%s: these columns are passed over: %s", self.table, ", ".join(passed_over))
         return rows
 
     @cached_property
@@ -89,10 +101,11 @@ class Folder:
             sample = Sample(id=name, prompt=prompt, caption=caption or None, concept=concept)
             image, seed = self._picture(_text(row.get("image"))), _seed(row.get("seed"), self.seed + index)
             modalities = modalities_of(row.get("modality"))
+            time = _share(row.get("start"), 0.0), _share(row.get("stop"), 1.0)
         except (InputError, ValueError) as error:
             return Item(index=index, sample=sample, error=str(error))
         whole = Sample(sample.id, prompt, image, seed, concept, sample.caption)
-        return Item(index=index, sample=whole, modalities=modalities)
+        return Item(index=index, sample=whole, modalities=modalities, time=time)
 
     def _picture(self, path: str) -> Any:
         if not path:
@@ -102,6 +115,26 @@ class Folder:
         if not whole.is_relative_to(folder):
             raise InputError(f"the picture {path!r} leads out of the folder of {Path(self.table).name}")
         return read_picture(whole)
+
+
+def _check_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names that mean nothing here.
+
+    Raises:
+        ConfigError: one is nearly the name of a column that its row has not, or no row can be used.
+    """
+    kinds = list(dict.fromkeys(tuple(row) for row in rows))
+    for names in kinds:
+        for name in names:
+            found = difflib.get_close_matches(str(name).strip().lower(), COLUMNS, n=1, cutoff=_ALIKE)
+            if name not in COLUMNS and found and found[0] not in names:
+                raise ConfigError(f"unknown column {name!r}: did you mean {found[0]!r}?")
+    there = {name for names in kinds for name in names}
+    if rows and not ("concept" in there and {"prompt", "image"} & there):
+        missing = "'prompt' or 'image'" if "concept" in there else "'concept'"
+        listed = ", ".join(sorted(map(repr, there)))
+        raise ConfigError(f"there is no column {missing}" + (f", but {listed}" if listed else ""))
+    return sorted(name for name in there if name and name not in COLUMNS)
 
 
 def _csv(text: str) -> Iterator[Mapping[str, Any] | str]:
@@ -134,6 +167,15 @@ def _concept(row: Mapping[str, Any]) -> Concept:
     given = row.get("forms")
     forms = given if isinstance(given, list) else _text(given).split("|")
     return concept_of(_text(row.get("concept")), [text for form in forms if (text := _text(form))])
+
+
+def _share(value: Any, default: float) -> float:
+    if _text(value) == "":
+        return default
+    try:
+        return float(_text(value))
+    except ValueError as error:
+        raise InputError(f"start and stop must be shares of the whole, from 0 to 1, got {value!r}") from error
 
 
 def _seed(value: Any, default: int) -> int:

@@ -190,6 +190,8 @@ def drawn_by(model: Draws, generation: Generation) -> DrawSettings:
         InputError: none was.
         ConfigError: the model has another sampler now.
     """
+    if generation.medium != "image":
+        raise InputError(f"the truth is known of pictures, not of {generation.medium}")
     settings, sampler = generation.drawn, type(model.diffusion.scheduler).__name__
     if settings is None or generation.latents is None:
         raise InputError(f"nothing was drawn: the answer {generation.text!r} has no picture")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nam.checks import whole
 from nam.data.edits import Asked, PromptKind, ScenePairs
+from nam.errors import ConfigError
 from nam.evaluate.edit_reading import drift
 from nam.types import Generation
 from nam.world.language import parse
@@ -40,6 +42,11 @@ class EditPrompts:
     captions: int = 6
     others: int = 2
     batch: int = 32
+
+    def __post_init__(self) -> None:
+        for key in ("draw", "seeds", "batch", "riddles", "captions", "others"):
+            least = 1 if key in ("draw", "seeds", "batch") else 0
+            whole(f"evaluate.{key}", getattr(self, key), least=least, error=ConfigError)
 
     def asked(self, prompts: ScenePairs, source: str) -> list[Asked]:
         """Every prompt: the source's first."""
@@ -138,6 +145,7 @@ def _of_source(pairs: Sequence[tuple[Seen, Seen]], source: str, target: str) -> 
         "caption_before": _flags(source in b.said for b, _ in captions),
         "colour_kept": _flags(_thing(a, target) == b.asked.colour for b, a in turned),
         "colour_before": _flags(_thing(b, source) == b.asked.colour for b, _ in draws),
+        "place_before": _flags(b.verdict is not None and b.verdict.place == b.asked.place for b, _ in draws),
         "place_kept": _flags(a.verdict is not None and a.verdict.place == b.asked.place for b, a in turned),
         "riddle_said": _flags(target in a.said for _, a in riddles),
         "riddle_source_said": _flags(source in a.said for _, a in riddles),

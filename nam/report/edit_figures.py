@@ -24,6 +24,15 @@ CURVES = {
     "edit/disturbed": ("what should stay: disturbance", "#64748b"),
 }
 
+#: The terms of the loss, and how to say them.
+LOSSES = {
+    "edit/loss": "whole loss, weighted",
+    "edit/image": "pictures not yet as wanted",
+    "edit/text": "words not yet said",
+    "edit/keep": "change of what should stay",
+    "edit/norm": "size of the change, squared",
+}
+
 
 def matrix_figure(before: Matrix, after: Matrix) -> Any:
     """Which thing was drawn (columns) where each was asked for (rows), before and after, as a figure of
@@ -64,18 +73,20 @@ def curve_figure(steps: Sequence[Mapping[str, float]]) -> str | None:
     if len(steps) < 2:
         return None
     names = [name for name in CURVES if any(name in step for step in steps)]
-    losses = sorted({name for step in steps for name in step} - {"step", "edit/norm", *CURVES})
+    # A solver has no loss: what it logs as its norm is no term of one.
+    losses = [name for name in LOSSES if any(name in step and "edit/loss" in step for step in steps)]
     panels = [(names, True), *([(losses, False)] if losses else [])]
     figure = Figure(figsize=(5.2 * len(panels), 2.9), layout="constrained")
     for panel, (shown, shares) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name in shown:
-            label, colour = CURVES.get(name, (name.removeprefix("edit/"), None))
+            label, colour = CURVES.get(name, (LOSSES.get(name, name), None))
             points = _points(steps, name)
             marker = "o" if len(points) < 30 else ""
             panel.plot(*zip(*points, strict=True), marker=marker, ms=3, lw=1.6, color=colour, label=label)
         if not shares:
             panel.set_yscale("log")
-        panel.set_title("achieved" if shares else "losses", fontsize=9, loc="left", color="#334155")
+        title = "what was achieved (shares)" if shares else "what was minimised (logarithmic)"
+        panel.set_title(title, fontsize=9, loc="left", color="#334155")
         panel.set_ylim(bottom=0 if shares else None)
         panel.set_xlabel("step", fontsize=8, color="#475569")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))

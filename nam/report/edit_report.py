@@ -28,6 +28,9 @@ NEURONS = 40
 #: Most prompts that are listed.
 PROMPTS = 12
 
+#: Between words, one of which may be a comma.
+BETWEEN = " \N{MIDDLE DOT} "
+
 #: Side of a picture, in pixels.
 SIDE = 160
 
@@ -143,8 +146,8 @@ def changes(delta: Delta, words: Sequence[tuple[Sequence[str], Sequence[str]]]) 
     return [
         NeuronView(
             name=str(delta.neurons.neurons[i]),
-            before=", ".join(words[i][0]),
-            after=", ".join(words[i][1]),
+            before=BETWEEN.join(words[i][0]),
+            after=BETWEEN.join(words[i][1]),
             size=f"{float(moved[i]):.2f} ({share[i]:.0%})",
             bar=float(moved[i]) / most,
         )
@@ -175,18 +178,20 @@ def _load(settings: Mapping[str, Any]) -> str:
 
 def _facts(delta: Delta, settings: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What one needs to repeat the run, as name and value."""
+    saved = bool(settings.get("edit", {}).get("apply"))
     made = delta.manifest
     model = manifest.get("model", {})
-    editor = {key: value for key, value in settings["editor"].items() if key != "_target_"}
+    options = _pairs(made.get("settings") or {})
     facts: dict[str, Any] = {
         "model": f"{model.get('name')}, weights {model.get('revision')}",
-        "editor": f"{made.get('editor')}: {_pairs(editor)}",
+        "editor": f"{made.get('editor', 'not known')}{': ' if options else ''}{options}",
         "steps": made.get("steps"),
         "neurons selected by": _selection(made),
-        "prompts used": made.get("pairs"),
-        "prompts left out": _pairs(made.get("skipped") or {}),
+        "pairs of requests used": made.get("pairs"),
+        "pairs left out": "; ".join(f"{n} x {why}" for why, n in (made.get("skipped") or {}).items()),
         "seed": manifest.get("seed"),
         "command line": " ".join(map(str, settings.get("overrides", ()))),
+        "made by the command line": " ".join(map(str, made.get("overrides", ()) if saved else ())),
         "seconds": _pairs({name: f"{spent:.1f}" for name, spent in manifest.get("seconds", {}).items()}),
         "started": manifest.get("started"),
         "versions": _pairs(manifest.get("versions", {})),
@@ -200,8 +205,20 @@ def _selection(made: Mapping[str, Any]) -> str:
     chosen = made.get("selection")
     if not isinstance(chosen, Mapping):
         return ""
-    by = {"method": f"the scores of {made.get('method', 'a method')}", "active": "activity"}
-    return f"{by.get(str(chosen.get('by')), chosen.get('by'))} ({_pairs(chosen)})"
+    by = {
+        "method": f"the scores of {made.get('method') or 'a method'}",
+        "active": "activity, as a control",
+        "random": f"chance, as many in each layer as {made.get('method') or 'a method'} has, as a control",
+        "layer": "their layer, all of it",
+    }
+    found = [by.get(str(chosen.get("by")), str(chosen.get("by")))]
+    if chosen.get("contrast") and chosen.get("by") != "layer":
+        found.append("less the mean of all other concepts")
+    if chosen.get("kind"):
+        found.append(f"of kind {chosen['kind']}")
+    if chosen.get("layers"):
+        found.append(f"layers {chosen['layers']}")
+    return ", ".join(found)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -108,7 +108,12 @@ MEASURES = (
         group="follows",
         before="colour_before",
     ),
-    Measure(name="place_kept", title="drawn as a {target}: in the place asked for", group="follows"),
+    Measure(
+        name="place_kept",
+        title="drawn as a {target}: in the place asked for",
+        group="follows",
+        before="place_before",
+    ),
     _own("riddle_drawn", "riddles about the {source}: draws a {target}", "follows", "image"),
     _own("riddle_said", "riddles about the {source}: says {target}", "follows", "text"),
     Measure(name="words_kept", title="asked to draw it, same words", group="leak", modality="text"),
@@ -120,12 +125,14 @@ MEASURES = (
     Measure(name="others_text", title="asked to draw it, same words", group="others"),
     Measure(name="others_caption", title="shown it, same words", group="others"),
     Measure(name="others_riddle", title="riddles about it, same answer", group="others"),
-    Measure(name="others_top1", title="same next word, the words before it held", group="others"),
-    _moved("source_kl", "words about the {source}, those before them held (nats)", "{:.2g}"),
-    _moved("source_img", "states that draw the {source} (of their size)", "{:.1%}"),
-    _moved("others_kl", "words about everything else, those before them held (nats)", "{:.2g}"),
-    _moved("others_img", "states that draw everything else (of their size)", "{:.1%}"),
-    _moved("others_pixels", "pictures of everything else (mean change of a pixel)", "{:.2%}"),
+    Measure(name="others_top1", title="same likeliest next word, after the same words", group="others"),
+    _moved(
+        "source_kl", "the next word about the {source}, after the same words: KL divergence (nats)", "{:.2g}"
+    ),
+    _moved("source_img", "the states that the {source} is drawn from: change over size", "{:.1%}"),
+    _moved("others_kl", "the next word about everything else: likewise", "{:.2g}"),
+    _moved("others_img", "the states that everything else is drawn from: change over size", "{:.1%}"),
+    _moved("others_pixels", "pictures of everything else: mean change of a pixel", "{:.2%}"),
 )
 
 

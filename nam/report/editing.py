@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 
 from nam.report.edit_figures import Matrix, matrix_figure
-from nam.report.tracking import flat, forgiven
+from nam.report.tracking import flat, forgiven, log_artifact
 
 
 def track_edit(
@@ -42,7 +41,8 @@ def track_edit(
             if isinstance(logger, WandbLogger):
                 logger.log_image("before_after", [grid])
                 logger.log_image("locality", [heat_map(tables["before"], tables["after"])])
-                _log_patch(logger, patch, figures)
+                name = f"edit-{patch.parent.name}"
+                log_artifact(logger, name, kind="edit", files=[patch], about=scalars)
             logger.save()
             logger.finalize("success")
 
@@ -52,12 +52,3 @@ def heat_map(before: Matrix, after: Matrix) -> Image.Image:
     buffer = BytesIO()
     matrix_figure(before, after).savefig(buffer, format="png", dpi=80)
     return Image.open(buffer).convert("RGB")
-
-
-def _log_patch(logger: WandbLogger, patch: Path, figures: Mapping[str, Any]) -> None:
-    import wandb
-
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"edit-{patch.parent.name}")
-    artifact = wandb.Artifact(name, type="edit", metadata=dict(flat(figures)))
-    artifact.add_file(str(patch))
-    logger.experiment.log_artifact(artifact)

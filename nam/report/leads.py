@@ -43,5 +43,8 @@ class Leads:
 
 def leads_of(views: Sequence[ConceptView]) -> Leads:
     """What the neurons in one method's tables of all concepts have in common."""
-    tables = ({row.name for row in (*view.text, *view.image)} for view in views)
+    tables = (
+        {row.name for rows in (view.text, view.image, *(one.rows for one in view.others)) for row in rows}
+        for view in views
+    )
     return Leads(Counter(name for names in tables for name in names), len(views))

@@ -1,11 +1,11 @@
-"""A finished run in the experiment trackers: scalars, the table of top neurons, overlays and histograms."""
+"""A finished run in the experiment trackers: scalars, top neurons, overlays, histograms and its files."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from PIL import Image
 from nam.errors import NamError
 from nam.mllm.pictures import read_picture
 from nam.report.figures import layer_counts, top_sizes
+from nam.report.html import REPORT_FILE
 from nam.report.overlays import overlay
 from nam.store import Run
+from nam.store.schema import MANIFEST_FILE, METRICS_FILE, NEURONS_FILE, SAMPLES_FILE, SCORES_FILE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: Most pictures that are sent to a tracker.
 PICTURES = 24
+
+#: What a run's artifact holds: report, tables and provenance.
+FILES = (REPORT_FILE, SAMPLES_FILE, NEURONS_FILE, SCORES_FILE, METRICS_FILE, MANIFEST_FILE, "config.yaml")
 
 
 class Tracker(Callback):
@@ -66,18 +71,25 @@ def track(
         metrics: What metrics.json holds; nested names are joined by "/".
         tops: As `nam.report.tops.top_neurons` gives them.
     """
-    _send(loggers, settings, dict(flat(metrics)), partial(_run_to_wandb, run=run, tops=tops))
+    scalars = dict(flat(metrics))
+
+    def to_wandb(logger: WandbLogger) -> None:
+        files = [run.folder / name for name in FILES if (run.folder / name).is_file()]
+        log_artifact(logger, f"attribution-{run.folder.name}", kind="attribution", files=files, about=scalars)
+        _run_to_wandb(logger, run=run, tops=tops)
+
+    _send(loggers, settings, scalars, to_wandb)
 
 
 def track_leaderboard(
-    loggers: Sequence[Logger], table: DataFrame, figure: Path, *, settings: Mapping[str, Any]
+    loggers: Sequence[Logger], table: DataFrame, figure: Path | None, *, settings: Mapping[str, Any]
 ) -> None:
     """Send a leaderboard to every logger, as `track` does.
 
     Args:
         loggers: Of Lightning.
         table: Columns modality, method, region, measure, value; a scalar for each row.
-        figure: The picture of it.
+        figure: The picture of it; None without one.
         settings: The resolved configuration.
     """
     names = table["modality"] + "/" + table["method"] + "/" + table["region"] + "/" + table["measure"]
@@ -85,7 +97,8 @@ def track_leaderboard(
 
     def to_wandb(logger: WandbLogger) -> None:
         logger.log_table("leaderboard", dataframe=table)
-        logger.log_image("leaderboard figure", [Image.open(figure)])
+        if figure is not None:
+            logger.log_image("leaderboard figure", [Image.open(figure)])
 
     _send(loggers, settings, scalars, to_wandb)
 
@@ -104,6 +117,26 @@ def _send(
                 to_wandb(logger)
             logger.save()
             logger.finalize("success")
+
+
+def log_artifact(
+    logger: WandbLogger, name: str, *, kind: str, files: Iterable[Path], about: Mapping[str, float]
+) -> None:
+    """Send files to W&B, from where they lie: they are not copied, and must stay until they are uploaded.
+
+    Args:
+        logger: Of W&B.
+        name: Of the artifact; what W&B does not allow in a name becomes "-".
+        kind: Its type.
+        files: Each under its own name.
+        about: What is known of it.
+    """
+    import wandb
+
+    artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:128], type=kind, metadata=dict(about))
+    for path in files:
+        artifact.add_file(str(path.resolve()), policy="immutable", skip_cache=True)
+    logger.experiment.log_artifact(artifact)
 
 
 @contextmanager

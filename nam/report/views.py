@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
-from nam.errors import NamError
-from nam.mllm.pictures import read_picture
 from nam.report.figures import layer_counts, layer_figure, top_sizes
+from nam.report.media import CAPTIONS, OTHERS, picture_of, sound_of
 from nam.report.overlays import data_uri, enlarge, marked_text, overlay
 from nam.report.tops import NOT_KEPT
 from nam.store import Run
+from nam.store.rows import MODALITIES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from nam.types import Modality
 
 #: Words of one neuron, by layer and unit.
 Words = Mapping[tuple[int, int], str]
@@ -41,6 +42,16 @@ class NeuronView:
 
 
 @dataclass(frozen=True)
+class OtherView:
+    """Neurons of sounds or videos: letter, title, rows, and of how many samples they are the mean."""
+
+    kind: str
+    title: str
+    rows: tuple[NeuronView, ...]
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class ConceptView:
     """A concept and a method: its neurons, where they lie, how many are shared."""
 
@@ -52,6 +63,7 @@ class ConceptView:
     image_count: int
     figure: str | None
     overlap: tuple[tuple[int, int], ...]
+    others: tuple[OtherView, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,21 +85,23 @@ class SampleView:
     error: str
     input: str | None
     picture: str | None
+    caption: str
+    sound: str | None
     overlay: str | None
     thumbnail: str | None
     relevance: tuple[Heat, ...]
-    neurons: tuple[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]], ...]
+    neurons: tuple[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...], tuple[OtherView, ...]], ...]
 
 
 def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, top: int) -> ConceptView:
     """What the run found out about a concept (its words are `forms`) by one method, over all its samples."""
     means = {
         modality: run.scores(concept, modality, method)
-        for modality in ("text", "image")
+        for modality in MODALITIES
         if (concept, modality, method) in run.keys
     }
     shown = {modality: mean.top(top) for modality, mean in means.items()}
-    shared = set(shown.get("text", ())) & set(shown.get("image", ()))
+    shared = _shared(shown)
     words = run.words(place for places in shown.values() for place in places)
     tables: dict[str, tuple[NeuronView, ...]] = {
         modality: _table(
@@ -96,7 +110,7 @@ def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, t
         for modality, places in shown.items()
     }
     figure, overlap = None, []
-    if len(means) == 2:
+    if {"text", "image"} <= means.keys():
         text, image = means["text"], means["image"]
         counts = {size: layer_counts(text, image, top=size) for size in top_sizes(text.scores.size)}
         figure = layer_figure(counts)
@@ -110,6 +124,11 @@ def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, t
         image_count=means["image"].count if "image" in means else 0,
         figure=figure,
         overlap=tuple(overlap),
+        others=tuple(
+            OtherView(*OTHERS[modality], tables[modality], means[modality].count)
+            for modality in OTHERS
+            if modality in means
+        ),
     )
 
 
@@ -158,6 +177,12 @@ def _table(
     )
 
 
+def _shared(places: Mapping[Modality, Sequence[tuple[int, int]]]) -> set[tuple[int, int]]:
+    """Neurons that stand among those that say it and among those that draw it, in whatever medium."""
+    drawn = {place for modality, mine in places.items() if modality != "text" for place in mine}
+    return set(places.get("text", ())) & drawn
+
+
 def _readable(words: str) -> str:
     """The words of a neuron, with punctuation among them in quotes."""
     return ", ".join(
@@ -167,11 +192,12 @@ def _readable(words: str) -> str:
 
 def _sample(run: Run, row: Mapping[Any, Any], neurons: DataFrame) -> SampleView:
     forms = forms_of(row)
-    picture, mask = _open(run, row["picture"]), _open(run, row["mask"])
-    asked = _open(run, row["input"])
+    picture, mask = picture_of(run, row["picture"]), picture_of(run, row["mask"])
+    asked = picture_of(run, row["input"])
     marked = None
     if picture is not None and mask is not None:
         marked = overlay(picture, np.asarray(mask.convert("L")) > 127)
+    wanted: list[Modality] = [name for name in OTHERS if _text(row.get(f"{name}_status"))]
     return SampleView(
         id=_text(row["id"]),
         prompt=Markup(marked_text(_text(row["prompt"]), forms)),
@@ -180,6 +206,8 @@ def _sample(run: Run, row: Mapping[Any, Any], neurons: DataFrame) -> SampleView:
         error=_text(row["error"]),
         input=data_uri(enlarge(asked)) if asked else None,
         picture=data_uri(enlarge(picture)) if picture else None,
+        caption=next((CAPTIONS[name] for name in wanted), "picture drawn"),
+        sound=sound_of(run, row.get("sound")),
         overlay=data_uri(marked) if marked else None,
         thumbnail=data_uri(enlarge(marked, side=THUMBNAIL)) if marked else None,
         relevance=_heat(row["relevance"]),
@@ -189,30 +217,25 @@ def _sample(run: Run, row: Mapping[Any, Any], neurons: DataFrame) -> SampleView:
 
 def _sample_tables(
     neurons: DataFrame, forms: Sequence[str]
-) -> list[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...]]]:
-    """Per method: its T-neurons and its I-neurons."""
+) -> list[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...], tuple[OtherView, ...]]]:
+    """Per method: its T-neurons, its I-neurons, and those of sounds and videos."""
     found = []
     for method in dict.fromkeys(neurons["method"]):
         mine = neurons[neurons["method"] == method]
-        parts = [mine[mine["modality"] == modality].sort_values("rank") for modality in ("text", "image")]
-        places = [[(int(a), int(b)) for a, b in zip(one["layer"], one["unit"], strict=True)] for one in parts]
-        shared = set(places[0]) & set(places[1])
-        tables = []
-        for part, where in zip(parts, places, strict=True):
-            words = dict(zip(where, part["words"], strict=True))
-            tables.append(_table(where, [float(score) for score in part["score"]], words, shared, forms))
-        found.append((method, tables[0], tables[1]))
+        parts = {name: mine[mine["modality"] == name].sort_values("rank") for name in MODALITIES}
+        places = {
+            name: [(int(a), int(b)) for a, b in zip(part["layer"], part["unit"], strict=True)]
+            for name, part in parts.items()
+        }
+        shared = _shared(places)
+        tables = {}
+        for name, part in parts.items():
+            words = dict(zip(places[name], part["words"], strict=True))
+            scores = [float(score) for score in part["score"]]
+            tables[name] = _table(places[name], scores, words, shared, forms)
+        others = tuple(OtherView(*OTHERS[name], tables[name]) for name in OTHERS if tables[name])
+        found.append((method, tables["text"], tables["image"], others))
     return found
-
-
-def _open(run: Run, path: Any) -> Image.Image | None:
-    """A picture of the run; None where there is none or it cannot be read any more."""
-    if not isinstance(path, str):
-        return None
-    try:
-        return read_picture(run.image(path))
-    except (NamError, ValueError):  # ValueError: a path that holds a null byte
-        return None
 
 
 def _heat(relevance: Any) -> tuple[Heat, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,8 +80,13 @@ class Segmenter(ABC):
             self.check(concept)
         return self.find([read_picture(image) for image in images], concepts, masks) if images else []
 
+    @property
+    def origin(self) -> Path | str | None:
+        """Where its weights are: a folder, or a place on the hub; None for one without weights."""
+        return None
+
     def check(self, concept: Concept) -> None:  # noqa: B027  (most concepts are welcome to most segmenters)
-        """Refuse a concept that this segmenter does not know; needs no picture and loads nothing.
+        """Refuse a concept that this segmenter does not know; needs no picture.
 
         Raises:
             InputError: it does not; the message names those it knows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -58,6 +59,10 @@ class SceneSegmenter(Segmenter):
     def check(self, concept: Concept) -> None:
         class_of(concept, CLASSES)
 
+    @property
+    def origin(self) -> Path:
+        return weights_folder(self.folder) / SEGMENTER
+
     @cached_property
     def model(self) -> Any:
         """The network, read when first used.
@@ -68,7 +73,7 @@ class SceneSegmenter(Segmenter):
         """
         from transformers import SegformerForSemanticSegmentation
 
-        path = weights_folder(self.folder) / SEGMENTER
+        path = self.origin
         with torch.inference_mode(False):  # weights made under it could be used nowhere else
             model: Any = freeze(read_pretrained(SegformerForSemanticSegmentation, path, torch.float32))
         found = tuple(model.config.id2label.values())

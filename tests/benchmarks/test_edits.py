@@ -14,7 +14,6 @@ from PIL import Image
 
 from benchmarks.editing import plot, report
 from benchmarks.editing.figures import mean_over, measure
-from benchmarks.editing.growth import crossing, within
 from benchmarks.editing.lab import Lab
 from benchmarks.editing.measure import kept_rows, row_of
 from benchmarks.editing.plan import CHAIN, Job, plan
@@ -23,6 +22,7 @@ from benchmarks.quality.rows import Spec
 from nam.data.edits import ScenePairs
 from nam.editor.reach import reach
 from nam.evaluate.editing import EditPrompts
+from nam.evaluate.growth import crossing, within
 from nam.mllm.gill import GILL
 from nam.mllm.gill_folder import weights_folder
 from nam.world.scene import NOUNS

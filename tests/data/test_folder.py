@@ -75,10 +75,52 @@ def test_a_url_is_no_picture_and_an_empty_cell_is_none(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "bytes.csv").write_bytes(b"id,prompt\n\xff\xfe,x\n")
-    for name, words in [("gone.csv", "no such file"), ("t.txt", "must be a .csv"), ("other.csv", "no column"),
-                        ("bytes.csv", "cannot read")]:  # fmt: skip
+    for name, words in [
+        ("gone.csv", "no such file"),
+        ("t.txt", "must be a .csv"),
+        ("other.csv", "no column 'concept', but 'a', 'b'"),
+        ("bytes.csv", "cannot read"),
+    ]:
         with pytest.raises(ConfigError, match=words):
             Folder(table=str(tmp_path / name))
+
+
+MISTYPED = [
+    ("id,promt,concept\na,b,c\n", "unknown column 'promt': did you mean 'prompt'"),
+    ("id, prompt,concept\na,b,c\n", "unknown column ' prompt': did you mean 'prompt'"),
+    ("prompt,Concept\na,b\n", "unknown column 'Concept': did you mean 'concept'"),
+    ("prompt,concept,seeds\na,b,1\n", "unknown column 'seeds': did you mean 'seed'"),
+    ("id,prompt\na,b\n", "no column 'concept', but 'id', 'prompt'"),
+    ("id,concept\na,b\n", "no column 'prompt' or 'image', but 'concept', 'id'"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), MISTYPED, ids=[words for _, words in MISTYPED])
+def test_a_mistyped_column_is_refused_and_the_right_one_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        Folder(table=str(tmp_path / "t.csv"))
+
+
+def test_a_key_that_one_row_mistypes_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "concept": "cat"}, {"promt": "b", "concept": "cat"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError, match="unknown column 'promt': did you mean 'prompt'"):
+        Folder(table=str(tmp_path / "t.jsonl"))
+
+
+def test_other_columns_are_passed_over_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text(",prompt,prompts,concept,image_id,split\n0,a,b,cat,7,test\n")
+    item = Folder(table=str(tmp_path / "t.csv"))[0]
+    assert (item.sample.prompt, item.sample.image, item.error) == ("a", None, "")
+    (record,) = caplog.records
+    assert record.getMessage().endswith("t.csv: these columns are passed over: image_id, prompts, split")
+
+
+def test_known_columns_are_no_occasion_for_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text("prompt,concept\na,cat\n")
+    assert len(Folder(table=str(tmp_path / "t.csv"))) == 1
+    assert not caplog.records
 
 
 def test_a_word_stands_for_its_forms() -> None:

@@ -16,6 +16,7 @@ from nam.data.concepts import concept_of
 from nam.data.edits import Asked, PromptKind, ScenePairs
 from nam.editor.cases import streams_of
 from nam.editor.columns import Changed
+from nam.errors import ConfigError
 from nam.evaluate.edit_reading import drift, resemblance
 from nam.evaluate.editing import EditPrompts, Seen, matrix, measure, observe, pixel_change
 from nam.evaluate.judge import Verdict
@@ -78,6 +79,7 @@ def test_every_measure_by_hand() -> None:
     assert found["caption_said"] == [1]
     assert found["colour_kept"] == [1, 0]
     assert found["place_kept"] == [1, 0]
+    assert found["place_before"] == [1, 1, 1]
     assert found["words_kept"] == [1, 0, 1]
     assert found["caption_kept"] == [0]
     assert found["picture_kept"] == [0, 0, 0]
@@ -162,6 +164,16 @@ def test_clip_compares_the_two_captions() -> None:
     assert found["clip_turned"] == [1, 0]
     nothing = resemblance(clip, [seen("draw", "cat")], [seen("draw", "cat")], source="cat", target="dog")
     assert nothing["clip_turned"] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("draw", 0), ("seeds", 0), ("batch", 0), ("riddles", -1), ("others", -1), ("draw", 2.5)],
+)
+def test_numbers_of_prompts_that_cannot_be_are_refused(key: str, value: float) -> None:
+    options: dict[str, Any] = {key: value}
+    with pytest.raises(ConfigError, match=rf"evaluate\.{key} must be an integer of at least .*, got {value}"):
+        EditPrompts(**options)
 
 
 def test_held_out_prompts_never_meet_the_edits_own() -> None:

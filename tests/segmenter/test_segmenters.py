@@ -64,15 +64,15 @@ def test_a_concept_is_found_by_its_name_or_else_its_forms(concept: Concept, name
 @pytest.mark.parametrize(
     ("segmenter", "concept", "known"),
     [
-        (SceneSegmenter(), "zebra", ", ".join(CLASSES)),
-        (TruthSegmenter(), "zebra", ", ".join(NOUNS)),
-        (TruthSegmenter(), "grass", ", ".join(NOUNS)),
+        (SceneSegmenter(), "zebra", "; it knows " + ", ".join(CLASSES)),
+        (TruthSegmenter(), "unicorn", r" .*the scenes \(" + ", ".join(NOUNS) + r"\) and COCO's 80"),
+        (TruthSegmenter(), "grass", r" \(did you mean 'glass'|choose.*the scenes .* and COCO's 80"),
     ],
 )
 def test_an_unknown_concept_is_refused_by_naming_the_known(
     segmenter: Segmenter, concept: str, known: str
 ) -> None:
-    expected = f"does not know '{concept}'; it knows {known}$"
+    expected = f"does not know '{concept}'{known}$"
     with pytest.raises(InputError, match=expected):
         segmenter.check(Concept(concept))
     with pytest.raises(InputError, match=expected):  # before any weights are looked for
@@ -141,8 +141,26 @@ def test_true_masks_are_passed_on() -> None:
     assert missing.score == 0
     with pytest.raises(InputError, match="knows no mask of this picture"):
         TruthSegmenter().segment([image], [Concept(noun)])
-    with pytest.raises(InputError, match=r"picture's size \(32, 48\), got \(64, 64\)"):
-        TruthSegmenter().segment([image.resize((48, 32))], [Concept(noun)], given=[rendered.masks])
+    small = image.resize((48, 32))
+    with pytest.raises(InputError, match=r"picture's size \(32, 48\), got \(64, 64\); segmenter\.resize"):
+        TruthSegmenter().segment([small], [Concept(noun)], given=[rendered.masks])
+    (stretched,) = TruthSegmenter(resize=True).segment([small], [Concept(noun)], given=[rendered.masks])
+    assert stretched.pixels.shape == (32, 48)
+    assert stretched.area == pytest.approx(true.mean(), rel=0.2)
+
+
+def test_true_masks_of_coco_are_found_by_other_words() -> None:
+    image = Image.new("RGB", (6, 4))
+    left, right = np.zeros((4, 6), dtype=bool), np.zeros((4, 6), dtype=bool)
+    left[:, :2] = right[:, 4:] = True
+    given = {"wine glass": left, "cup": right, "airplane": left}
+    nothing = left & right
+    for words, expected in (
+        *(("glasses", left | right), ("plane", left)),
+        *(("mug", right), ("zebra", nothing)),
+    ):
+        (mask,) = TruthSegmenter().segment([image], [Concept(words)], given=[given])
+        np.testing.assert_array_equal(mask.pixels, expected)
 
 
 def test_without_a_segmenter_the_region_is_the_picture() -> None:

@@ -131,7 +131,15 @@ def cases_of(
         attributor: Its methods use their regions (`with_region`).
         items: What is asked, together.
         regions: Which of `REGIONS` pictures are scored with; "mask" always.
+
+    Raises:
+        ConfigError: the model's pictures are made of tokens, which its measures do not know.
     """
+    if attributor.mllm.draws_tokens:
+        raise ConfigError(
+            f"evaluate=leaderboard cannot judge the pictures of {attributor.mllm.name}, which are made of "
+            "tokens; for its words set mllm=vlm and mllm.id"
+        )
     works = attributor(items)
     errors = [f"{work.item.sample.id}: {why}" for work in works for why in work.errors.values()]
     cases = []

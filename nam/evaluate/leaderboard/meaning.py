@@ -11,6 +11,7 @@ import numpy as np
 from nam.errors import ConfigError, InputError
 from nam.evaluate.bertscore import load_bertscore
 from nam.evaluate.bleurt import load_bleurt
+from nam.evaluate.captioner import Captioner, load_captioner
 from nam.evaluate.clipscore import load_clipscore
 from nam.evaluate.leaderboard.base import Bench, Part
 from nam.evaluate.leaderboard.cases import Case
@@ -27,7 +28,7 @@ class Meaning(Part):
     """Agreement of the words of each method's top neurons with pictures and captions (paper, table 2).
 
     "in" is what was asked about: the picture that came in, if any did, and the caption of the request; "out"
-    is the picture that was drawn and the model's own caption of it.
+    is the picture that was drawn and a caption of it, the model's own unless `captioner` names another.
 
     Attributes:
         prompts: Of each modality; None for all.
@@ -38,6 +39,9 @@ class Meaning(Part):
         mover: Of MoverScore, whose cost is a transport problem for each neuron.
         bleurt: Of BLEURT, a published port.
         similarity: Of the scenes' own learned similarity.
+        captioner: A captioning model for the pictures that were drawn, such as
+            "Salesforce/blip-image-captioning-large"; None for the model itself.
+        device: Where all of these run.
     """
 
     notes: ClassVar = dict.fromkeys(
@@ -53,6 +57,8 @@ class Meaning(Part):
     mover: str | None = "tiny_gill"
     bleurt: str | None = None
     similarity: str | None = "tiny_gill"
+    captioner: str | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.words < 1:
@@ -60,22 +66,23 @@ class Meaning(Part):
 
     def measure(self, bench: Bench) -> list[Figure]:
         book = WordBook(bench.mllm, count=self.words)
-        pictures = [load_clipscore(self.clip)] if self.clip else []
+        pictures = [load_clipscore(self.clip, device=self.device)] if self.clip else []
         texts: list[TextMeasure] = []
         if self.bert:
-            texts.append(load_bertscore(self.bert))
+            texts.append(load_bertscore(self.bert, device=self.device))
         if self.mover:
-            texts.append(load_moverscore(self.mover))
+            texts.append(load_moverscore(self.mover, device=self.device))
         if self.bleurt:
-            texts.append(load_bleurt(self.bleurt))
+            texts.append(load_bleurt(self.bleurt, device=self.device))
         if self.similarity:
-            texts.append(load_scene_similarity(self.similarity))
+            texts.append(load_scene_similarity(self.similarity, device=self.device))
+        captioner = load_captioner(self.captioner, device=self.device) if self.captioner and texts else None
         found = []
         for modality in ("text", "image"):
             cases = bench.chosen(modality, self.prompts)
             advance = bench.tell(f"semantic relevance: {modality}", len(cases))
             for case in cases:
-                found += self._case(bench, case, book, pictures, texts)
+                found += self._case(bench, case, book, pictures, texts, captioner)
                 advance(1)
         return found
 
@@ -86,11 +93,12 @@ class Meaning(Part):
         book: WordBook,
         picture_measures: Sequence[PictureMeasure],
         text_measures: Sequence[TextMeasure],
+        captioner: Captioner | None,
     ) -> list[Figure]:
         item, answer = case.work.item, case.work.answer
         shown = {"in": item.sample.image, "out": answer.image}
         pictures = {role: picture for role, picture in shown.items() if picture is not None}
-        said = {"in": item.sample.caption, "out": _caption(bench, case)}
+        said = {"in": item.sample.caption, "out": _caption(bench, case, captioner)}
         captions = {role: caption for role, caption in said.items() if caption}
         methods = [name for name in bench.attributor.methods if case.own(name) is not None]
         tops = [case.ranking(name, self.k) for name in methods]
@@ -112,11 +120,13 @@ class Meaning(Part):
         return found
 
 
-def _caption(bench: Bench, case: Case) -> str | None:
-    """The model's caption of what it drew; None without a picture, or where it cannot look at one."""
+def _caption(bench: Bench, case: Case, captioner: Captioner | None) -> str | None:
+    """A caption of what was drawn; None without a picture, or where the model cannot look at one."""
     image = case.work.answer.image
     if image is None:
         return None
+    if captioner is not None:
+        return captioner([image])[0] or None
     asked = Sample(id=case.id, prompt="a picture of", image=image)
     try:
         (found,) = bench.mllm.generate_batch([asked], draw=False)

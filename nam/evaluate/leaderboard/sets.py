@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nam.data.prompts import ScenePrompts
+from nam.data.items import Source
 from nam.errors import ConfigError
 from nam.evaluate.distribution import layer_distribution
 from nam.evaluate.invariance import Route, chance_invariance, cross_modal_invariance, cross_sample_invariance
@@ -52,7 +52,7 @@ class NeuronSets(Part):
 
     Attributes:
         source: The prompts: requests to draw are the repeats; pictures to describe and to draw again are ways
-            in as a picture, and the scenes of sensitivity.
+            in as a picture, and the scenes of sensitivity. None for the run's own, as they are answered.
         k: Size of the tops.
         kappas: Of specificity.
         batch: Prompts that are answered together.
@@ -73,7 +73,7 @@ class NeuronSets(Part):
         "size_slope": "change of that activation, in standard deviations, when the thing grows by one",
     }
 
-    source: ScenePrompts
+    source: Source | None = None
     k: int = 50
     kappas: Sequence[float] = (0.1, 0.25, 0.45)
     batch: int = 8
@@ -96,12 +96,9 @@ class NeuronSets(Part):
 
     def _asked(self, bench: Bench) -> tuple[dict[Key, Repeats], list[Work]]:
         """Every method's rankings, and the answers."""
-        items = [self.source[index] for index in range(len(self.source))]
         repeats: dict[Key, Repeats] = {}
         works: list[Work] = []
-        advance = bench.tell("repeats", len(items))
-        for start in range(0, len(items), self.batch):
-            some = bench.attributor(items[start : start + self.batch])
+        for some in self._answers(bench):
             for work in some:
                 way: Modality = "text" if work.item.sample.image is None else "image"
                 for scores in work.scores:
@@ -111,8 +108,18 @@ class NeuronSets(Part):
                     one.rankings[way].append(best(values, self.k))
                     one.sums[way] = one.sums.get(way, 0.0) + values.astype(np.float64)
             works += [work for work in some if work.generation is not None]
-            advance(len(some))
         return repeats, works
+
+    def _answers(self, bench: Bench) -> Iterator[Sequence[Work]]:
+        if self.source is None:
+            yield list({id(case.work): case.work for case in bench.cases}.values())
+            return
+        items = [self.source[index] for index in range(len(self.source))]
+        advance = bench.tell("repeats", len(items))
+        for start in range(0, len(items), self.batch):
+            some = bench.attributor(items[start : start + self.batch])
+            yield some
+            advance(len(some))
 
     def _repeated(
         self, method: str, mine: Mapping[tuple[Modality, str], Repeats], bench: Bench
