@@ -11,11 +11,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from nam.app.attributor import attributor_of
 from nam.app.build import build, build_all
 from nam.app.callbacks import EndOnTerm, Progress
 from nam.app.closing import print_closing
-from nam.app.command import INTERRUPTED, TERMINATED, command
-from nam.app.config import claim_run_folder
+from nam.app.command import FAILED, INTERRUPTED, TERMINATED, command
+from nam.app.config import check_run_folder, claim_run_folder, rank
 from nam.app.quiet import hush
 from nam.app.settings import SETTLED, check_attribution
 from nam.app.totals import RunTotals, metrics_of
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from nam.app.totals import Totals
+    from nam.mllm.base import MLLM
     from nam.modules.attribution import AttributionModule
+    from nam.segmenter.base import Segmenter
     from nam.store.callback import StoreWriter
 
 
 @command("attribute")
 def main(cfg: DictConfig) -> Path:
-    """Attribute every sample of `cfg.data`. Returns the path of the report."""
+    """Attribute every sample of `cfg.data`. Returns the path of the report; the exit code is 1 where not a
+    single sample could be attributed."""
     hush()
     check_attribution(cfg)
     if cfg.aggregate is not None:
@@ -46,6 +50,7 @@ def main(cfg: DictConfig) -> Path:
         from nam.app import leaderboard, named
 
         return named.run(cfg) if cfg.evaluate["_target_"] == named.TARGET else leaderboard.run(cfg)
+    refuse_run_folder(cfg)
     started = time.perf_counter()
     data = build(cfg.data)
     module = module_of(cfg)
@@ -57,7 +62,8 @@ def main(cfg: DictConfig) -> Path:
     callbacks: list[L.Callback] = [writer, Progress(), Tracker(), EndOnTerm()]
     if cfg.record:
         callbacks.append(ActivationRecorder())
-    loggers = build_all(cfg.logger)
+    writer.check(rank=rank())
+    loggers = build_all(cfg.logger)  # they write into the run folder
     trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     claim_run_folder(cfg, settled=SETTLED)
     if cfg.resume:
@@ -73,19 +79,24 @@ def main(cfg: DictConfig) -> Path:
             _finish(cfg, writer, metrics, loggers)
         print_closing(cfg.run_dir, top=3)
     trainer.strategy.barrier("finished")
+    if trainer.is_global_zero:
+        fail_without_scores(cfg.run_dir)
     return Path(cfg.run_dir, "report.html")
 
 
-def manifest_of(cfg: DictConfig, mllm: Any, methods: list[str]) -> dict[str, Any]:
-    """What is known when a run starts, for manifest.json."""
-    from nam.mllm.fingerprint import fingerprint
+def manifest_of(
+    cfg: DictConfig, mllm: MLLM, methods: list[str], *, segmenter: Segmenter | None = None
+) -> dict[str, Any]:
+    """What is known when a run starts, for manifest.json; of `segmenter`, which weights it has."""
+    from nam.mllm.fingerprint import digest_at, fingerprint, part_digests
     from nam.store import run_manifest
 
-    sites = mllm.ffn_sites
+    sites, origin = mllm.ffn_sites, segmenter and segmenter.origin
     chosen = {key: str(cfg[key]["_target_"]).rpartition(".")[2] for key in ("segmenter", "relevance")}
     return run_manifest(
         model=mllm.name,
         revision=fingerprint(mllm),
+        parts=part_digests(mllm) | ({"segmenter": digest_at(origin)} if origin else {}),
         seed=cfg.seed,
         layers=len(sites),
         units=sites[0].width,
@@ -95,21 +106,34 @@ def manifest_of(cfg: DictConfig, mllm: Any, methods: list[str]) -> dict[str, Any
 
 def module_of(cfg: DictConfig) -> AttributionModule:
     """The model, and all that is done with its answers."""
-    methods = {str(name): build(node) for name, node in cfg.reduction.items() if node is not None}
-    segmenter, relevance = build(cfg.segmenter), build(cfg.relevance)
-    mllm = build(cfg.mllm)
-    from nam.attribution import Attributor
+    attributor = attributor_of(cfg)
     from nam.modules.attribution import AttributionModule
 
-    attributor = Attributor(
-        mllm=mllm,
-        segmenter=segmenter,
-        relevance=relevance,
-        methods=methods,
-        draw=cfg.draw,
-        max_new_tokens=cfg.max_new_tokens,
-    )
     return AttributionModule(attributor)
+
+
+def refuse_run_folder(cfg: DictConfig) -> None:
+    """Refuse a folder that is not for this run, before anything is loaded or written into it."""
+    check_run_folder(cfg, settled=SETTLED)
+    if cfg.resume and rank() == 0:
+        from nam.store.claim import refuse_finished
+
+        refuse_finished(cfg.run_dir, resume=True)
+
+
+def fail_without_scores(folder: str) -> None:
+    """End a run that has come to its end without a single score, with its most frequent reason."""
+    from nam.report.html import error_views
+    from nam.store import Run
+
+    run = Run(folder)
+    reasons = error_views(run)
+    if reasons and not run.samples["neurons"].any():
+        line = (
+            f"error: none of {len(run.samples)} samples could be attributed; most often: {reasons[0].reason}"
+        )
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(FAILED)
 
 
 def writer_of(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
@@ -119,7 +143,9 @@ def writer_of(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
 
     return StoreWriter(
         folder=cfg.run_dir,
-        manifest=manifest_of(cfg, module.mllm, list(module.attributor.methods)),
+        manifest=manifest_of(
+            cfg, module.mllm, list(module.attributor.methods), segmenter=module.attributor.segmenter
+        ),
         words=WordBook(module.mllm, count=cfg.words),
         top=cfg.top,
         write_interval=cfg.write_interval,

@@ -9,7 +9,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import RenderableType
+from rich.progress import Task
+from rich.text import Text
 
 
 def checkpoint(*, folder: str, minutes: float) -> ModelCheckpoint:
@@ -24,8 +28,22 @@ def checkpoint(*, folder: str, minutes: float) -> ModelCheckpoint:
     )
 
 
+class Speed(ProcessingSpeedColumn):
+    """Lightning's column, which knows no speed before the second step, not even of a loop of one."""
+
+    def render(self, task: Task) -> RenderableType:
+        spent = task.finished_time or task.elapsed
+        if task.speed is None and task.completed and spent:
+            return Text(f"{task.completed / spent:>.2f}it/s", style=self.style)
+        return super().render(task)
+
+
 class Progress(RichProgressBar):
     """Lightning's bar without the number of epochs, which says nothing where training counts steps."""
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        columns = super().configure_columns(trainer)
+        return [Speed(one.style) if isinstance(one, ProcessingSpeedColumn) else one for one in columns]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nam.report.html import REPORT_FILE, error_views
+from nam.report.media import OTHERS
 from nam.report.tops import methods_of, top_neurons
 from nam.store import Run
 
@@ -31,12 +32,15 @@ def print_closing(folder: str | Path, *, top: int = 3, console: Console | None =
     console = console or Console()
     run = Run(folder)
     tops = top_neurons(run, top=top)
+    titles = _TITLES | {
+        name: title for name, (_, title) in OTHERS.items() if (tops["modality"] == name).any()
+    }
     for method in methods_of(run):
         mine = tops[tops["method"] == method]
-        table = Table("concept", *_TITLES.values(), title=f"top neurons by {method}", show_lines=True)
+        table = Table("concept", *titles.values(), title=f"top neurons by {method}", show_lines=True)
         for concept in dict.fromkeys(run.samples["concept"]):
             cells = []
-            for modality in _TITLES:
+            for modality in titles:
                 rows = mine[(mine["concept"] == concept) & (mine["modality"] == modality)]
                 cells.append(
                     "\n".join(

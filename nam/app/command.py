@@ -20,22 +20,22 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nam.app.config import (
-    config_dir,
+from nam.app.config import config_dir, prepare, rank, read_run_config
+from nam.app.explain import (
     explain,
-    prepare,
-    rank,
+    refuse_other_commands,
     refuse_repeats,
     refuse_unknown_keys,
     wrong_choice,
 )
 from nam.app.loggers import end_records
+from nam.app.quiet import log_apart
 from nam.errors import ConfigError, NamError
 
 Task = Callable[[DictConfig], Any]
 
-#: Exit codes, as shells count them: 128 and the signal's number.
-INTERRUPTED, TERMINATED = 130, 143
+#: Exit codes: of a run that came to its end with nothing but errors, and, as shells count them, of signals.
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 _FULL = "HYDRA_FULL_ERROR"
 
 
@@ -51,13 +51,13 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         @functools.wraps(task)
         def run() -> None:
             prepare()
-            if name != "train":  # a training may go on with other settings: more steps, another rate
-                sys.argv[1:] = _with_own_settings(sys.argv[1:])  # other ranks are started with it
             there = _folders_there(sys.argv[1:])
             user_wants_tracebacks = os.environ.get(_FULL) == "1"
             os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them in several lines
 
             def job(cfg: DictConfig) -> Any:
+                prepare()  # a launcher may have sent the job elsewhere
+                log_apart(rank())
                 if not user_wants_tracebacks:
                     os.environ.pop(_FULL, None)
                 folder, failed = Path(HydraConfig.get().runtime.output_dir), True
@@ -74,12 +74,15 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     _drop_unused(folder, log=f"{name}.log", there=there)
 
             try:
+                if name != "train":  # a training may go on with other settings: more steps, another rate
+                    sys.argv[1:] = _with_own_settings(sys.argv[1:])  # other ranks are started with it
+                refuse_other_commands(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
             except (NamError, HydraException, OmegaConfBaseException, OSError) as error:
                 if user_wants_tracebacks:
                     raise
                 _refuse(explain(error, name, sys.argv[1:]))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 line = _line_of(error, name)
                 if user_wants_tracebacks or not line:
                     raise
@@ -121,12 +124,18 @@ def _with_own_settings(arguments: list[str]) -> list[str]:
     path = Path("" if at is None else arguments[at].partition("=")[2], "config.yaml")
     if at is None or not path.is_file():
         return arguments
-    given = {_key(argument) for argument in arguments}
-    started: Any = OmegaConf.load(path)
-    kept = [
-        str(a) for a in started.get("overrides") or [] if _key(str(a)) not in {*given, "run_dir", "resume"}
-    ]
+    found: Any = OmegaConf.to_container(read_run_config(path), resolve=False)
+    # Whoever hands over a run folder does not decide what Hydra itself builds and where it looks.
+    started = [one for one in map(str, found.get("overrides") or []) if _is_of_the_task(one)]
+    given = {"run_dir", "resume", *map(_key, arguments)}
+    chosen = tuple(f"{_key(argument)}." for argument in arguments if argument not in started)
+    # What is chosen anew takes its own settings along: trainer=cpu that of trainer.devices=8.
+    kept = [one for one in started if _key(one) not in given and not _key(one).startswith(chosen)]
     return [*kept, *arguments]
+
+
+def _is_of_the_task(override: str) -> bool:
+    return not override.startswith("-") and "hydra" not in override.partition("=")[0]
 
 
 def _key(override: str) -> str:
@@ -150,11 +159,11 @@ def _drop_unused(folder: Path, *, log: str, there: Collection[Path]) -> None:
             folder.rmdir()
 
 
-def _line_of(error: ValueError, name: str) -> str:
-    """What a ValueError of Hydra's means; "" for any other."""
+def _line_of(error: Exception, name: str) -> str:
+    """What a ValueError or TypeError of Hydra's means; "" for any other."""
     if isinstance(error.__cause__, OSError):  # how Python's logging tells that the log file cannot be opened
         return explain(error.__cause__, name, sys.argv[1:])
-    return wrong_choice(sys.argv[1:]) if str(error).startswith("Config group override") else ""
+    return wrong_choice(sys.argv[1:])
 
 
 def _refuse(line: str) -> None:

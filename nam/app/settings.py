@@ -19,6 +19,9 @@ SETTLED = (
 
 _COUNTS = ("max_new_tokens", "top", "words", "write_interval", "report.top", "report.samples")
 
+#: Of Lightning, those under which a process holds the whole model and is started by a command line.
+STRATEGIES = ("auto", "ddp", "DDPStrategy", "SingleDeviceStrategy")
+
 #: Of NumPy's legacy generator, which is seeded too.
 _MOST_SEED = 2**32 - 1
 
@@ -85,5 +88,13 @@ def _check_trainer(cfg: DictConfig) -> None:
         raise ConfigError("trainer.inference_mode must be false: relevance and some methods need gradients")
     if cfg.trainer.get("use_distributed_sampler") is not False:
         raise ConfigError("trainer.use_distributed_sampler must be false: the data is shared out already")
+    strategy = cfg.trainer.get("strategy", "auto")
+    name = str(strategy.get("_target_") if isinstance(strategy, DictConfig) else strategy).rpartition(".")[2]
+    if name not in STRATEGIES:
+        raise ConfigError(
+            f"trainer.strategy={name} is not supported: every process needs the whole model, whose weights "
+            "FSDP, DeepSpeed and others take apart; use trainer=ddp, and for a model that is larger than a "
+            "card a smaller mllm.dtype or mllm.generator_device"
+        )
     if cfg.trainer.get("limit_predict_batches") == 0:
         raise ConfigError("trainer.limit_predict_batches=0: nothing would be attributed; 1.0 takes all")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nam.app.config import explain
+from nam.app.explain import explain
 from nam.errors import NamError
 from nam.report.comparison import COMPARISON, ERROR_FILE, NOTE, compare, markdown, shown
 

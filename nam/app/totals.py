@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from nam.clock import Clock
 from nam.store import Run
+from nam.store.rows import MODALITIES
 
 #: The stages of a sample, as `nam.attribution` times them.
 STAGES = ("generate", "replay", "segment", "relevance", "reduce")
@@ -106,8 +107,10 @@ def metrics_of(folder: str | Path, totals: Totals, *, seconds: float) -> dict[st
         "seconds_per_sample": {stage: spent / done for stage, spent in totals.seconds.items()},
         "peak_memory": totals.peak_memory,
     }
-    for modality in ("text", "image"):
+    for modality in MODALITIES:
         status = samples[f"{modality}_status"]
+        if modality in ("audio", "video") and status.isna().all():
+            continue
         metrics[modality] = {"ok": int((status == "ok").sum()), "error": int((status == "error").sum())}
     if totals.over_generation is not None:
         metrics["time_over_generation"] = totals.over_generation

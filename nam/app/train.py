@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -14,9 +14,10 @@ from rich.console import Console
 
 from nam.app.build import build, build_all, build_data, check, check_call
 from nam.app.command import command
-from nam.app.config import claim_run_folder, compose, group_options
+from nam.app.config import claim_run_folder, compose, group_options, read_run_config
 from nam.app.quiet import hush
 from nam.errors import ConfigError
+from nam.store.files import read_json, write_json
 
 Metrics = dict[str, float]
 
@@ -50,7 +51,7 @@ def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
     """Fit one part, write its weights to `cfg.export_dir` and its metrics to the run folder."""
     finished = Path(cfg.run_dir, "metrics.json")
     if skip_finished and finished.is_file():
-        return dict(json.loads(finished.read_text()))
+        return read_json(finished)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg.part.data)
     module = build(cfg.part.module)
@@ -65,7 +66,7 @@ def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
     if trainer.is_global_zero:
         Path(cfg.export_dir).mkdir(parents=True, exist_ok=True)
         module.export(Path(cfg.export_dir))
-        _write_json(finished, metrics)
+        write_json(finished, {name: value if isfinite(value) else None for name, value in metrics.items()})
         line = f"{cfg.part.name}: weights in {cfg.export_dir}, run in {cfg.run_dir}"
         Console().print(line, highlight=False, soft_wrap=True)
     trainer.strategy.barrier("exported")  # the next part reads these weights on every rank
@@ -92,7 +93,7 @@ def _refuse_another_job(cfg: DictConfig) -> None:
     """A resumed run goes on with the part that it was training."""
     if cfg.resume is None:
         return
-    before = OmegaConf.load(Path(cfg.resume, "config.yaml"))
+    before = read_run_config(Path(cfg.resume, "config.yaml"))
     then, now = ([*(job.parts or [])] or job.part.name for job in (before, cfg))
     if then != now:
         raise ConfigError(f"resume={cfg.resume} was training {then}, this command trains {now}")
@@ -125,9 +126,3 @@ def _last_checkpoint(cfg: DictConfig) -> str | None:
     if not path.is_file():
         raise ConfigError(f"resume={cfg.resume}: there is no {path} to go on from")
     return str(path)
-
-
-def _write_json(path: Path, values: Metrics) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nam.errors import ConfigError
+from nam.store.claim import check_claim
 from nam.store.rows import SampleResult, WordLookup
 from nam.store.writer import RunWriter
 
@@ -46,6 +47,18 @@ class StoreWriter(Callback):
         }  # fmt: skip
         self._interval = write_interval
         self.writer: RunWriter | None = None
+
+    def check(self, *, rank: int) -> None:
+        """Refuse the folder before anything is written into it.
+
+        Args:
+            rank: Of this process.
+
+        Raises:
+            StoreError: see `nam.store.claim.check_claim`.
+        """
+        folder, manifest, resume = (self._options[name] for name in ("folder", "manifest", "resume"))
+        check_claim(Path(folder), manifest, rank=rank, resume=resume)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.barrier("run folder")  # every process has seen what was done before any goes on

@@ -34,9 +34,11 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         code = error.errno
         if code in _FULL or "No space left" in str(error):
+            folder = _run_folder(path)
+            again = f"go on with resume={folder}" if folder else "try again"
             raise StoreError(
                 f"the disk is full: cannot write {path}; what was finished stays readable. "
-                "Free some space and go on with resume=<this run folder>"
+                f"Free some space and {again}"
             ) from error
         if code in _READ_ONLY:
             raise StoreError(
@@ -130,6 +132,11 @@ def lock(path: Path) -> int:
 def clean(text: str) -> str:
     """The text without lone surrogates, which no file format of ours can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The run folder that a file is in, at most two folders down; None where there is none."""
+    return next((one for one in path.parents[:3] if (one / "config.yaml").is_file()), None)
 
 
 def _sync(path: Path) -> None:

@@ -24,6 +24,7 @@ def run_manifest(
     *,
     model: str,
     revision: str | None = None,
+    parts: Mapping[str, str] | None = None,
     seed: int,
     layers: int,
     units: int,
@@ -33,7 +34,8 @@ def run_manifest(
 
     Args:
         model: The model's name, hub id or folder.
-        revision: Its revision, or a fingerprint of its weights.
+        revision: Its revision, or a fingerprint of the language model's weights.
+        parts: Digests of all else that decides the results, by name.
         seed: The run's seed.
         layers: Number of layers L.
         units: Neurons of one layer d.
@@ -42,7 +44,13 @@ def run_manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
-        "model": {"name": model, "revision": revision, "layers": layers, "units": units},
+        "model": {
+            "name": model,
+            "revision": revision,
+            "layers": layers,
+            "units": units,
+            "parts": dict(parts or {}),
+        },
         "seed": seed,
         "started": now(),
         "versions": versions(),
@@ -63,12 +71,17 @@ def refuse_other_weights(folder: Path, started: Mapping[str, Any], manifest: Map
     Raises:
         StoreError: the fingerprints differ.
     """
-    before, here = (one.get("model", {}).get("revision") for one in (started, manifest))
-    if before != here:
-        raise StoreError(
-            f"the run in {folder} was started with other weights (fingerprint {before}, this model has "
-            f"{here}): resume it with those, or set run_dir to another folder"
-        )
+    before, here = (one.get("model", {}) for one in (started, manifest))
+    pairs = {"": (before.get("revision"), here.get("revision"))}
+    if "parts" in before:
+        names = sorted({*before["parts"], *here.get("parts", {})})
+        pairs |= {f" of {n}": (before["parts"].get(n), here.get("parts", {}).get(n)) for n in names}
+    for part, (then, present) in pairs.items():
+        if then != present:
+            raise StoreError(
+                f"the run in {folder} was started with other weights{part} (fingerprint {then}, this model "
+                f"has {present}): resume it with those, or set run_dir to another folder"
+            )
 
 
 def now() -> str:

@@ -20,6 +20,7 @@ from nam.store.dense import Key, open_sums, read_sum, sum_keys
 from nam.store.files import StoreError, read_json
 from nam.store.rows import rank_neurons
 from nam.store.schema import (
+    ADDED,
     MANIFEST_FILE,
     METRICS_FILE,
     NEURON_SHARDS,
@@ -227,12 +228,17 @@ def _rows(path: Path, schema: pa.Schema, wanted: pc.Expression | None) -> Iterat
         StoreError: it is damaged, lacks a column, or holds other types.
     """
     with shards.open_parquet(path) as file:
-        missing = [name for name in schema.names if name not in file.schema_arrow.names]
+        there = [name for name in schema.names if name in file.schema_arrow.names]
+        missing = [name for name in schema.names if name not in (*there, *ADDED)]
         if missing:
             raise StoreError(f"{path} lacks the column {missing[0]}")
-        for batch in shards.read_batches(path, file, schema.names):
+        for batch in shards.read_batches(path, file, there):
             try:
-                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+                table = pa.Table.from_batches([batch])
+                for name in schema.names:
+                    if name not in there:
+                        table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+                table = table.select(schema.names).cast(schema)
                 table = table if wanted is None else table.filter(wanted)
             except (pa.ArrowException, ValueError) as error:
                 raise StoreError(f"{path} holds a damaged table: {error}") from error

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from nam.types import Concept, Scores
+    from nam.types import Concept, Modality, Scores, Sound
 
 #: The modalities, in the order of the tables.
-MODALITIES: tuple[Literal["text", "image"], ...] = ("text", "image")
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "video")
 
 #: Words of each neuron, most likely first.
 WordLookup = Callable[[Sequence[Neuron]], list[tuple[str, ...]]]
@@ -40,7 +40,8 @@ class SampleResult:
         text: What was answered.
         seed: Seed of the picture's noise.
         input: Picture that was asked about, RGB.
-        picture: Picture that was drawn, RGB.
+        picture: Picture that was drawn, RGB; of a sound its spectrogram, of a video a sheet of its frames.
+        sound: Sound that was drawn.
         mask: Region of the concept in the drawn picture, bool (H, W).
         mask_score: How sure the segmenter is, 0 to 1.
         relevance: Norm of the relevance at each [IMG] position.
@@ -57,12 +58,13 @@ class SampleResult:
     seed: int = 0
     input: Image | None = None
     picture: Image | None = None
+    sound: Sound | None = None
     mask: NDArray[np.bool_] | None = None
     mask_score: float | None = None
     relevance: tuple[float, ...] | None = None
     scores: tuple[Scores, ...] = ()
-    asked: tuple[Literal["text", "image"], ...] = MODALITIES
-    errors: tuple[tuple[Literal["", "text", "image"], str], ...] = ()
+    asked: tuple[Modality, ...] = ("text", "image")
+    errors: tuple[tuple[Modality | Literal[""], str], ...] = ()
 
 
 def rank_neurons(scores: Tensor, *, count: int, activations: Tensor | None = None) -> NDArray[np.int64]:
@@ -103,7 +105,7 @@ def sample_row(
 
     Args:
         errors: As `finite_scores` gives them.
-        paths: Of `input`, `picture` and `mask`, relative to the run folder.
+        paths: Of `input`, `picture`, `mask` and `sound`, relative to the run folder.
         neurons: Number of its rows in neurons.parquet.
     """
     row: dict[str, Any] = {

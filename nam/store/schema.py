@@ -10,9 +10,11 @@ samples.parquet, a row per sample, in the data's order:
 | concept, forms | the thing looked for, and every word that stands for it |
 | seed | seed of the picture's noise |
 | input, picture, mask | PNG files, relative to the folder: picture asked about, picture drawn, its region |
+| sound | WAV file of a sound that was drawn; `picture` is its spectrogram, of a video a sheet of frames |
 | mask_score | how sure the segmenter is, 0 to 1 |
 | relevance | norm of the relevance at each [IMG] position |
-| text_status, text_error, image_status, image_error | ok, error, or null where it was not asked |
+| text_status, text_error | ok, error, or null where it was not asked |
+| image_status, image_error, and the same of audio and video | likewise |
 | neurons | number of this sample's rows in neurons.parquet |
 | status, error | ok, or error with every reason |
 
@@ -20,7 +22,7 @@ neurons.parquet, the top neurons of every sample that has scores, by sample, mod
 
 | column | meaning |
 | --- | --- |
-| sample, concept, modality, method | whose score: id, concept, text or image, reduction method |
+| sample, concept, modality, method | id, concept, text, image, audio or video, reduction method |
 | rank | from 1, the highest score |
 | layer, unit | the neuron, both from 0 |
 | score, activation | float32, averaged over the positions |
@@ -35,7 +37,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: Version of all of the above, also in manifest.json.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Samples; the shards' schema is the same.
 SAMPLES = pa.schema(
@@ -50,18 +52,26 @@ SAMPLES = pa.schema(
         ("input", pa.string()),
         ("picture", pa.string()),
         ("mask", pa.string()),
+        ("sound", pa.string()),
         ("mask_score", pa.float32()),
         ("relevance", pa.list_(pa.float32())),
         ("text_status", pa.string()),
         ("text_error", pa.string()),
         ("image_status", pa.string()),
         ("image_error", pa.string()),
+        ("audio_status", pa.string()),
+        ("audio_error", pa.string()),
+        ("video_status", pa.string()),
+        ("video_error", pa.string()),
         ("neurons", pa.int64()),
         ("status", pa.string()),
         ("error", pa.string()),
     ],
     metadata={"nam_schema": str(SCHEMA_VERSION)},
 )
+
+#: What version 1 had not: null in its runs.
+ADDED = ("sound", "audio_status", "audio_error", "video_status", "video_error")
 
 #: Neurons.
 NEURONS = pa.schema(

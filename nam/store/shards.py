@@ -38,6 +38,9 @@ SPANS = (32, 1024, 32768)
 #: Most files that are merged at once.
 MAX_OPEN = 128
 
+#: What arrow raises of a file that is not what it should be.
+DAMAGED = (OSError, pa.ArrowException, ValueError)
+
 #: Rows that are read from one shard, or written to the merged file, at once.
 ROWS = 32_768
 
@@ -167,9 +170,11 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         StoreError: it is missing or damaged.
     """
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+        file = pq.ParquetFile(path)
+        _ = file.schema_arrow.names  # which have to be text
+    except DAMAGED as error:
         raise StoreError(f"cannot read {path}: {error}") from error
+    return file
 
 
 def read_batches(
@@ -185,7 +190,7 @@ def read_batches(
     """
     try:
         yield from file.iter_batches(batch_size=rows, columns=columns)
-    except (OSError, pa.ArrowException) as error:
+    except DAMAGED as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 

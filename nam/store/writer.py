@@ -14,10 +14,10 @@ import pyarrow as pa
 from PIL import Image
 
 from nam.store import shards
+from nam.store.claim import MERGED, check_claim, refuse_finished
 from nam.store.dense import add_scores, write_sums
 from nam.store.files import StoreError, atomic, clean, lock, make_folder, read_json, write_json, writing
 from nam.store.merging import few_shards, join, merge
-from nam.store.provenance import refuse_other_weights
 from nam.store.rows import (
     SampleResult,
     WordLookup,
@@ -38,6 +38,7 @@ from nam.store.schema import (
     SCORES_FILE,
     SHARDS,
 )
+from nam.store.sounds import write_wav
 
 if TYPE_CHECKING:
     from nam.types import Scores
@@ -77,11 +78,17 @@ class RunWriter:
         self._words = words
         self._top = top
         self._waiting: list[tuple[dict[str, Any], list[pa.Table], tuple[Scores, ...]]] = []
+        if rank == 0:
+            refuse_finished(self.folder, resume=resume)  # before anything is made in it
         make_folder(self.folder / SHARDS)
         make_folder(self.folder / IMAGES)
         self._lock: int | None = lock(self.folder / SHARDS / f".lock-{rank}")
         try:
-            self._claim(resume, manifest)
+            check_claim(self.folder, manifest, rank=rank, resume=resume)
+            if rank == 0:
+                with writing(self.folder):
+                    for name in MERGED:  # of a merge that was interrupted: the shards hold everything
+                        (self.folder / name).unlink(missing_ok=True)
             self._next = shards.last_commits(self.folder).get(rank, -1) + 1
             self._manifest = {**manifest, "status": "running"}
             if rank == 0 and (self.folder / MANIFEST_FILE).exists():
@@ -170,29 +177,6 @@ class RunWriter:
         else:
             self.close()
 
-    def _claim(self, resume: bool, new: Mapping[str, Any]) -> None:
-        """See that the folder is ours to write into."""
-        merged = [self.folder / name for name in (SAMPLES_FILE, NEURONS_FILE, SCORES_FILE)]
-        manifest = self.folder / MANIFEST_FILE
-        if not resume:
-            mine = [
-                shard for shard in shards.list_shards(self.folder, "samples") if self.rank in (0, shard.rank)
-            ]
-            if mine or any(path.exists() for path in merged) or (self.rank == 0 and manifest.exists()):
-                raise StoreError(
-                    f"{self.folder} holds a run already: set run_dir to another folder, "
-                    f"or go on with resume={self.folder}"
-                )
-        elif self.rank == 0:
-            started = read_json(manifest) if manifest.exists() else None
-            if started is not None and started.get("status") == "finished":
-                raise StoreError(f"the run in {self.folder} is finished: there is nothing to resume")
-            if started is not None:
-                refuse_other_weights(self.folder, started, new)
-            with writing(self.folder):
-                for path in merged:  # of a merge that was interrupted: the shards hold everything
-                    path.unlink(missing_ok=True)
-
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -212,6 +196,11 @@ class RunWriter:
                 paths[name] = f"{IMAGES}/{result.index:07}-{name}.png"
                 with atomic(self.folder / str(paths[name])) as temporary:
                     image.save(temporary, format="PNG")
+        paths["sound"] = None
+        if result.sound is not None:
+            paths["sound"] = name = f"{IMAGES}/{result.index:07}-sound.wav"
+            with atomic(self.folder / name) as temporary:
+                write_wav(result.sound, temporary)
         return paths
 
     def _join(self, number: int) -> None:

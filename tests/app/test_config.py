@@ -9,7 +9,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from nam.app.config import claim_run_folder, compose, config_dir, group_options, refuse_unknown_keys
+from nam.app.config import claim_run_folder, compose, config_dir, group_options
+from nam.app.explain import refuse_unknown_keys
 from nam.app.train import check_training
 from nam.app.train import main as train
 from nam.errors import ConfigError, nearest
@@ -121,10 +122,11 @@ def test_every_option_fits_the_real_signatures(group: str) -> None:
 
 
 def test_the_first_comment_of_an_experiment_is_its_command() -> None:
-    for name in EXPERIMENTS:
+    for name in group_options("experiment"):
         text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
         commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
-        assert commands[:1] == [f"python train.py experiment={name}"]
+        command = "train" if name in EXPERIMENTS else "(attribute|edit)"
+        assert re.match(rf"python {command}\.py experiment={name}( |$)", commands[0]), name
 
 
 def test_a_run_folder_belongs_to_one_run(tmp_path: Path) -> None:

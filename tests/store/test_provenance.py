@@ -16,7 +16,7 @@ from nam.store import SCHEMA_VERSION, peak_memory, provenance, run_manifest
 def test_a_manifest_is_json_and_complete() -> None:
     made = run_manifest(model="m", revision="r", seed=3, layers=2, units=5, settings={"method": "nam"})
     assert json.loads(json.dumps(made)) == made
-    assert made["model"] == {"name": "m", "revision": "r", "layers": 2, "units": 5}
+    assert made["model"] == {"name": "m", "revision": "r", "layers": 2, "units": 5, "parts": {}}
     assert (made["schema_version"], made["seed"], made["method"]) == (SCHEMA_VERSION, 3, "nam")
     assert made["versions"]["torch"] == torch.__version__
     assert made["started"].endswith("+00:00")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,10 @@ from nam.types import Concept, Scores
 from tests.store.results import LAYERS, MANIFEST, UNITS, result, words
 
 
-def test_full_disk_is_one_line_and_the_rest_stays_readable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_command", [True, False])
+def test_full_disk_is_one_line_and_the_rest_stays_readable(tmp_path: Path, by_command: bool) -> None:
+    if by_command:  # which leaves its configuration in the run folder
+        (tmp_path / "config.yaml").write_text("seed: 0")
     code = (
         "import resource\n"
         "from nam.store import RunWriter, StoreError\n"
@@ -35,7 +39,8 @@ def test_full_disk_is_one_line_and_the_rest_stays_readable(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("the disk is full: cannot write ")
     assert done.stdout.count("\n") == 1
-    assert "resume=" in done.stdout
+    again = f"go on with resume={tmp_path}\n" if by_command else "Free some space and try again\n"
+    assert done.stdout.endswith(again)
     assert Run(tmp_path).done == {0}
     assert not list((tmp_path / "shards").glob("*.tmp"))
 
@@ -62,6 +67,31 @@ def test_a_run_does_not_go_on_with_other_weights(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"other weights \(fingerprint aa, this model has bb\)"):
         RunWriter(tmp_path, manifest=MANIFEST | {"model": model | {"revision": "bb"}}, resume=True)
     RunWriter(tmp_path, manifest=MANIFEST | {"model": model | {"revision": "aa"}}, resume=True).close()
+
+
+@pytest.mark.parametrize("other", [{"unet": "cc", "vae": "bb"}, {"vae": "bb"}, {}])
+def test_a_run_does_not_go_on_with_another_part(tmp_path: Path, other: dict[str, str]) -> None:
+    def writer(parts: dict[str, str], **options: Any) -> RunWriter:
+        return RunWriter(
+            tmp_path, manifest=MANIFEST | {"model": MANIFEST["model"] | {"parts": parts}}, **options
+        )
+
+    before = {"unet": "aa", "vae": "bb"}
+    writer(before).close()
+    found = other.get("unet")
+    with pytest.raises(StoreError, match=rf"weights of unet \(fingerprint aa, this model has {found}\)"):
+        writer(other, resume=True)
+    writer(before, resume=True).close()
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    model = MANIFEST["model"] | {"parts": {"unet": "aa"}}
+    RunWriter(tmp_path, manifest=MANIFEST | {"model": model}).close()
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["model"]["parts"]  # which were not kept
+    path.write_text(json.dumps(manifest))
+    RunWriter(tmp_path, manifest=MANIFEST | {"model": model}, resume=True).close()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

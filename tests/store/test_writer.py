@@ -74,7 +74,7 @@ def test_a_finished_run_is_readable_with_pandas_alone(tmp_path: Path) -> None:
     assert first["words"].tolist() == [f"horse, unit{unit}" for unit in first["unit"]]
     assert run.finished
     assert not (tmp_path / "shards").exists()
-    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 1
+    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 2
 
 
 def test_mean_scores_are_the_mean_over_the_samples(tmp_path: Path) -> None:
@@ -199,10 +199,11 @@ def test_two_runs_into_one_folder(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"holds a run already: set run_dir .* resume="):
         RunWriter(tmp_path, manifest=MANIFEST)
     _finish(tmp_path)
-    with pytest.raises(StoreError, match="holds a run already"):
+    with pytest.raises(StoreError, match="holds a finished run: set run_dir"):
         RunWriter(tmp_path, manifest=MANIFEST)
     with pytest.raises(StoreError, match="finished: there is nothing to resume"):
         RunWriter(tmp_path, manifest=MANIFEST, resume=True)
+    assert not (tmp_path / "shards").exists()
 
 
 def test_processes_do_not_get_in_each_others_way(tmp_path: Path) -> None:
