@@ -127,7 +127,7 @@ def attribute(
     region = found = None
     if modality == "text":
         target = text_target(mllm, generation, concept)
-    elif modality in MEDIA:
+    elif isinstance(modality, str) and modality in MEDIA:
         region = _region(generation, concept, chosen, mask, modality, time)
         pixels = torch.from_numpy(region.pixels)
         if mllm.draws_tokens:

@@ -133,13 +133,13 @@ def test_a_sample_that_fails_takes_no_other_with_it(
     def explode(self: GILL, samples: Sequence[Sample], **options: Any) -> Any:
         sizes.append(len(samples))
         if any(sample.id == "2" for sample in samples):
-            raise RuntimeError("device-side assert\nwith a long trace")
+            raise RuntimeError("shapes do not fit\nwith a long trace")
         return answer(self, samples, **options)
 
     monkeypatch.setattr(type(shared_gill), "_answer", explode)
     broken = attributor(shared_gill)(items, record=recorder_of(shared_gill))
     assert sizes == [4, 2, 2, 1, 1]
-    assert broken[2].errors == {"": "RuntimeError: device-side assert"}
+    assert broken[2].errors == {"": "RuntimeError: shapes do not fit"}
     assert not broken[2].scores
     assert_close([work for work in whole if work.item.index != 2], broken)
     check(shared_gill)

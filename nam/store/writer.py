@@ -85,7 +85,7 @@ class RunWriter:
         self._lock: int | None = lock(self.folder / SHARDS / f".lock-{rank}")
         try:
             check_claim(self.folder, manifest, rank=rank, resume=resume)
-            if rank == 0:
+            if rank == 0 and resume:
                 with writing(self.folder):
                     for name in MERGED:  # of a merge that was interrupted: the shards hold everything
                         (self.folder / name).unlink(missing_ok=True)

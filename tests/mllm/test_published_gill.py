@@ -391,7 +391,7 @@ def test_parts_come_from_the_hub_s_cache(
     out = model.generate(image=picture(0), draw=True, max_new_tokens=2)
     assert out.image is not None
     assert model.dtype == torch.bfloat16
-    with pytest.raises(ModelError, match="no/such is neither a folder nor can it be fetched"):
+    with pytest.raises(ModelError, match="no/such is no folder and was not fetched before"):
         nam.load("gill", checkpoint=folder, language_model="no/such")
 
 
