@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +13,16 @@ from typing import Any
 import lightning as L
 
 from nam.attribution import Attributor, Work
+from nam.checks import expect, whole
 from nam.data.concepts import concept_of
 from nam.data.edits import ScenePairs
 from nam.data.prompts import ScenePrompts
 from nam.editor.base import EditModality, Editor, Goal, Problem
 from nam.editor.cases import Cases, Pair, build_cases
-from nam.editor.delta import Delta, difference
+from nam.editor.delta import Delta, EditError, difference, require_neurons
 from nam.editor.ranking import means_of_works, rankings_of
-from nam.editor.select import Selection, select
+from nam.editor.select import Selection, refuse_impossible, select, shape_of
+from nam.errors import ConfigError
 from nam.mllm.base import MLLM
 from nam.modules.editing import EditingModule
 from nam.options import option
@@ -61,13 +65,24 @@ def edit(
         seed: Of prompts and training steps.
 
     Raises:
-        EditError: the model neither says nor draws the source or the target, or k is too large.
+        EditError: the model neither says nor draws the source or the target, k is too large, or nothing that
+            the editor finds changes anything.
         ConfigError, InputError, ModelError: an argument or the model is of the wrong kind.
     """
-    chosen_editor: Editor = option("editor", editor) if isinstance(editor, str) else editor
+    expect(MLLM, mllm, "mllm: expected a model, as nam.load gives it")
+    for word in (source, target):
+        expect(str, word, "source and target: expected words such as 'cat'")
+    chosen_editor: Editor = _part(Editor, "editor", editor)
+    method: Method = _part(Method, "reduction", reduction)
     goal = Goal(concept_of(source), concept_of(target), modality)
     selection = Selection(k=k, kind=modality)
-    prompts = ScenePairs(seed=seed)
+    prompts = ScenePairs(seed=whole("seed", seed, least=0))
+    if neurons is not None:
+        require_neurons(mllm, neurons)
+    for pair in pairs or ():
+        expect(Pair, pair, "pairs: expected nam.editor.cases.Pair, the request for both words")
+    for other in others or ():
+        expect(Sample, other, "others: expected nam.types.Sample, what is asked")
     if pairs is None:
         asked = zip(prompts.of(source), prompts.of(target, like=source), strict=True)
         pairs = [Pair(one.sample, other.sample) for one, other in asked]
@@ -76,7 +91,7 @@ def edit(
     if neurons is None and not chosen_editor.selects:
         neurons = NeuronSet(())
     if neurons is None:
-        method: Method = option("reduction", reduction) if isinstance(reduction, str) else reduction
+        refuse_impossible(shape_of(mllm), selection)
         attributor = Attributor(
             mllm=mllm,
             segmenter=option("segmenter", "scenes"),
@@ -90,6 +105,13 @@ def edit(
     module = module_of(problem, chosen_editor, neurons, seed=seed)
     fit(module)
     return delta_of(module, found, manifest={"seed": seed, "k": k})
+
+
+def _part(kind: type, group: str, chosen: Any) -> Any:
+    """An editor or a method, given as itself or by its name."""
+    found = option(group, chosen) if isinstance(chosen, str) else chosen
+    expect(kind, found, f"{group}: expected an object or a name under configs/{group}", error=ConfigError)
+    return found
 
 
 def attribute_things(
@@ -120,7 +142,7 @@ def module_of(problem: Problem, editor: Editor, chosen: NeuronSet, *, seed: int)
 
 def fit(module: EditingModule) -> None:
     """Run the editor to its end, without a progress bar, a logger or files."""
-    with _quiet():
+    with _quiet(), _interruptible():
         trainer = L.Trainer(
             accelerator="cpu" if module.problem.mllm.device.type == "cpu" else "auto",
             devices=1,
@@ -134,7 +156,11 @@ def fit(module: EditingModule) -> None:
 
 
 def delta_of(module: EditingModule, found: Cases, *, manifest: dict[str, Any]) -> Delta:
-    """The delta that a fitted module stands for, with what made it."""
+    """The delta that a fitted module stands for, with what made it.
+
+    Raises:
+        EditError: the editor found nothing that changes the value vectors.
+    """
     goal = module.problem.goal
     facts = {
         "source": goal.source.name,
@@ -147,7 +173,29 @@ def delta_of(module: EditingModule, found: Cases, *, manifest: dict[str, Any]) -
         "skipped": found.skipped,
         **manifest,
     }
-    return difference(module.problem.mllm, module.neurons, module.found, manifest=facts)
+    delta = difference(module.problem.mllm, module.neurons, module.found, manifest=facts)
+    if not delta.norm:
+        raise EditError(
+            f"editor={module.editor.name} found no change of these {len(delta.neurons)} neurons that comes "
+            "closer to what is wanted: take more of them (edit.k), or others (edit.select), or raise "
+            "editor.budget or lower editor.tau"
+        )
+    return delta
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as everywhere in Python: a Trainer ends the process instead, and lets no second Ctrl-C pass."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,25 +63,27 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     hush()
     saved = read_saved(cfg)
     selection = check_edit(cfg)
-    from nam.app.edited import close, look
+    from nam.app.edit_neurons import refuse_misfit
+    from nam.app.edited import close, load_markers, look
     from nam.app.make_edit import begin, made_before, make
-    from nam.evaluate.judge import load_judge
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     clock = Clock()
-    mllm, judge = build(cfg.mllm), load_judge(cfg.judge)
+    markers = load_markers(cfg)
+    mllm = build(cfg.mllm)
     loggers = build_all(cfg.logger)
     curve = Curve()  # before the callback that saves it in a checkpoint
     callbacks = [curve, *build_all(cfg.callbacks)]
     trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     mllm.to(trainer.strategy.root_device)
+    refuse_misfit(cfg, mllm, selection, saved)
     claim_run_folder(cfg, settled=SETTLED)
     delta = saved or made_before(cfg)
-    begin(cfg, mllm)
-    before = look(cfg, mllm, judge, clock)
+    begin(cfg, mllm, saved)
+    before = look(cfg, mllm, markers, clock)
     if delta is None:
         delta = make(cfg, mllm, selection, trainer, curve, clock)
-    return close(cfg, mllm, delta, before, judge, loggers, clock)
+    return close(cfg, mllm, delta, before, markers, loggers, clock)
 
 
 def read_saved(cfg: DictConfig) -> Delta | None:
@@ -88,20 +91,29 @@ def read_saved(cfg: DictConfig) -> Delta | None:
 
     Raises:
         EditError: there is no such file, or it is no delta.
-        ConfigError: it turns another concept than the one that is asked for.
+        ConfigError: it turns another concept than the one that is asked for, or in another modality.
     """
-    from nam.editor import read_delta
+    from nam.editor import EditError, read_delta
 
+    for where in ("edit", "edit.select"):
+        if not isinstance(OmegaConf.select(cfg, where), DictConfig):
+            raise ConfigError(f"{where} holds settings: leave {where}=... out")
     if not cfg.edit.apply:
         return None
     delta = read_delta(cfg.edit.apply)
+    asked = {str(override).partition("=")[0] for override in cfg.overrides}
     for key in ("source", "target", "modality"):
         found = delta.manifest.get(key)
-        given = None if OmegaConf.is_missing(cfg.edit, key) else cfg.edit[key]
-        if found is not None and given not in (None, found) and key != "modality":
-            raise ConfigError(f"edit.{key}={given}, but {cfg.edit.apply} has {found!r}: leave edit.{key} out")
-        if found is not None:
-            cfg.edit[key] = found
+        if found is None:
+            continue
+        if "$" in found:  # nothing in a file may name what the configuration then looks up
+            raise EditError(f"{cfg.edit.apply}: its manifest is damaged: {key} is {found!r}")
+        free = OmegaConf.is_missing(cfg.edit, key) or (key == "modality" and f"edit.{key}" not in asked)
+        if not free and cfg.edit[key] != found:
+            raise ConfigError(
+                f"edit.{key}={cfg.edit[key]}, but {cfg.edit.apply} has {found!r}: leave edit.{key} out"
+            )
+        cfg.edit[key] = found
     return delta
 
 
@@ -119,7 +131,9 @@ def check_edit(cfg: DictConfig) -> Selection:
     check_call(SelectSettings, plain["edit"]["select"], where="edit.select")
     for where in ("mllm", "segmenter", "relevance", "editor", "prompts", "evaluate"):
         if cfg[where] is None or "_target_" not in cfg[where]:
-            raise ConfigError(f"'{where}' is not chosen: set {where}=NAME, one of configs/{where}")
+            files = where not in ("prompts", "evaluate")  # those stand in edit.yaml itself
+            hint = f"set {where}=NAME, one of configs/{where}" if files else f"leave {where}=... out"
+            raise ConfigError(f"'{where}' is not chosen: {hint}")
         check(cfg[where], where=where)
     for where in ("reduction", "logger", "callbacks"):
         check(cfg[where], where=where)
@@ -127,6 +141,9 @@ def check_edit(cfg: DictConfig) -> Selection:
     if cfg.trainer.devices != 1:
         raise ConfigError("trainer.devices must be 1: an edit is one process's work; sweep with -m")
     build(cfg.editor)
+    build(cfg.evaluate)
+    if not 0 <= cfg.edit.margin < math.inf:
+        raise ConfigError(f"edit.margin must be at least 0, and finite, got {cfg.edit.margin}")
     Goal(Concept(cfg.edit.source), Concept(cfg.edit.target), cfg.edit.modality)
     prompts = build(cfg.prompts)
     for key in ("source", "target"):
@@ -134,21 +151,22 @@ def check_edit(cfg: DictConfig) -> Selection:
             prompts.of(cfg.edit[key])
         except ConfigError as error:
             raise ConfigError(f"edit.{key}={cfg.edit[key]}: {error}") from error
-    _check_ranking(cfg)
     chosen = plain["edit"]["select"]
-    return Selection(
+    selection = Selection(
         k=cfg.edit.k,
         by=chosen["by"],
         kind=chosen["kind"] or cfg.edit.modality,
         layers=None if chosen["layers"] is None else tuple(chosen["layers"]),
         seed=chosen["seed"],
     )
+    _check_ranking(cfg, selection)
+    return selection
 
 
-def _check_ranking(cfg: DictConfig) -> None:
+def _check_ranking(cfg: DictConfig, selection: Selection) -> None:
     """Where the ranking of the neurons is to come from. Raises ConfigError, EditError, StoreError."""
-    from nam.app.make_edit import method_of
-    from nam.editor.ranking import finished_run
+    from nam.app.edit_neurons import method_of
+    from nam.editor.ranking import finished_run, require_scores
 
     if cfg.edit.select.samples < 1:
         raise ConfigError(f"edit.select.samples must be at least 1, got {cfg.edit.select.samples}")
@@ -156,6 +174,8 @@ def _check_ranking(cfg: DictConfig) -> None:
     if cfg.edit.apply:
         return
     if cfg.edit.run:
-        finished_run(cfg.edit.run, method_of(cfg))
+        run = finished_run(cfg.edit.run, method_of(cfg))
+        if selection.by != "layer":
+            require_scores(run, method_of(cfg), cfg.edit.source, selection.modalities)
     elif not methods or cfg.edit.method not in (None, *methods):
         raise ConfigError(f"edit.method={cfg.edit.method} is not among reduction={methods}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nam.editor.delta import Delta
+    from nam.evaluate.clipscore import ClipScore
     from nam.evaluate.editing import Seen
     from nam.evaluate.judge import Judge
     from nam.mllm.base import MLLM
@@ -37,7 +38,37 @@ class Before:
     streams: list[Tensor]
 
 
-def look(cfg: DictConfig, mllm: MLLM, judge: Judge, clock: Clock) -> Before:
+@dataclass(frozen=True, eq=False)
+class Markers:
+    """Who marks the pictures: a classifier, and a CLIP or None."""
+
+    judge: Judge
+    clip: ClipScore | None
+
+
+def load_markers(cfg: DictConfig) -> Markers:
+    """The classifier and the CLIP that the configuration names.
+
+    Raises:
+        ConfigError: there is no such classifier or CLIP.
+    """
+    from nam.errors import ConfigError, ModelError
+    from nam.evaluate.clipscore import load_clipscore
+    from nam.evaluate.judge import load_judge
+
+    for key in ("judge", "clip"):
+        if not isinstance(cfg[key], str) and (key == "judge" or cfg[key] is not None):
+            raise ConfigError(f"{key} must be a weights folder or an id, got {cfg[key]!r}")
+    found: dict[str, Any] = {}
+    for key, load in (("judge", load_judge), ("clip", load_clipscore)):
+        try:
+            found[key] = None if cfg[key] is None else load(cfg[key])
+        except ModelError as error:
+            raise ConfigError(f"{key}={cfg[key]}: {str(error).removesuffix('; set mllm.folder')}") from error
+    return Markers(**found)
+
+
+def look(cfg: DictConfig, mllm: MLLM, markers: Markers, clock: Clock) -> Before:
     """Ask the unedited model every held-out prompt.
 
     Raises:
@@ -50,7 +81,7 @@ def look(cfg: DictConfig, mllm: MLLM, judge: Judge, clock: Clock) -> Before:
     prompts, words = build(cfg.evaluate), cfg.edit.modality == "text"
     asked = prompts.asked(build(cfg.prompts), cfg.edit.source)
     with clock("before"), Console().status("before"):
-        seen = ask(mllm, asked, judge, batch=prompts.batch)
+        seen = ask(mllm, asked, markers.judge, batch=prompts.batch)
         streams = streams_of(mllm, [one.generation for one in seen])
     for key in ("source", "target"):
         noun = cfg.edit[key]
@@ -64,7 +95,13 @@ def look(cfg: DictConfig, mllm: MLLM, judge: Judge, clock: Clock) -> Before:
 
 
 def close(
-    cfg: DictConfig, mllm: MLLM, delta: Delta, before: Before, judge: Judge, loggers: list[Any], clock: Clock
+    cfg: DictConfig,
+    mllm: MLLM,
+    delta: Delta,
+    before: Before,
+    markers: Markers,
+    loggers: list[Any],
+    clock: Clock,
 ) -> dict[str, Any]:
     """Measure a delta on held-out prompts, save everything, print the table. Returns the figures."""
     from nam.evaluate.editing import matrix
@@ -78,7 +115,7 @@ def close(
     folder = Path(cfg.run_dir)
     edit = {key: cfg.edit[key] for key in ("source", "target", "modality")}
     old_words = WordBook(mllm)(delta.neurons.neurons)
-    after, first, figures, counts = measured(cfg, mllm, delta, before, judge, clock)
+    after, first, figures, counts = measured(cfg, mllm, delta, before, markers, clock)
     with delta.applied(mllm):
         new_words = WordBook(mllm)(delta.neurons.neurons)
     figures |= {"norm": delta.norm, "neurons": len(delta.neurons), "seconds": dict(clock.seconds)}
@@ -116,24 +153,23 @@ def close(
 
 
 def measured(
-    cfg: DictConfig, mllm: MLLM, delta: Delta, before: Before, judge: Judge, clock: Clock
+    cfg: DictConfig, mllm: MLLM, delta: Delta, before: Before, markers: Markers, clock: Clock
 ) -> tuple[list[Seen], dict[str, Any], dict[str, Any], dict[str, int]]:
     """The answers with the delta, the figures of the unedited and of the edited model, and how many prompts
     are behind each."""
     import numpy as np
 
-    from nam.evaluate.clipscore import load_clipscore
     from nam.evaluate.edit_reading import drift, resemblance
     from nam.evaluate.editing import ask, measure, observe
 
     prompts, names = build(cfg.evaluate), {"source": cfg.edit.source, "target": cfg.edit.target}
     with clock("after"), Console().status("after"):
         with delta.applied(mllm):
-            after = ask(mllm, [one.asked for one in before.seen], judge, batch=prompts.batch)
+            after = ask(mllm, [one.asked for one in before.seen], markers.judge, batch=prompts.batch)
             moved = drift(mllm, before.seen, before.streams, **names)
         observed = observe(before.seen, after, **names)
-        if cfg.clip is not None:
-            observed |= resemblance(load_clipscore(cfg.clip), before.seen, after, **names)
+        if markers.clip is not None:
+            observed |= resemblance(markers.clip, before.seen, after, **names)
     figures: dict[str, Any] = {name: float(np.mean(found)) for name, found in observed.items() if found}
     counts = {name: len(found) for name, found in observed.items()}
     return after, measure(before.seen, before.seen, **names), {**figures, **moved}, counts
@@ -159,7 +195,11 @@ def columns_of(
         else:
             rest.setdefault(noun, column)
     others = [rest[noun] for noun in sorted(rest, key=lambda noun: noun != target)]
-    return [(f"{source} -> {target}", list(mine.values())), ("everything else", others)]
+    titles = (
+        f"asked for a {source}: {source} \N{RIGHTWARDS ARROW} {target}",
+        "asked for anything else: as it was",
+    )
+    return [(titles[0], list(mine.values())), (titles[1], others)]
 
 
 def finished_manifest(folder: Path, clock: Clock) -> dict[str, Any]:

@@ -13,15 +13,14 @@ from rich.console import Console
 from nam.app.build import build
 from nam.app.callbacks import Curve
 from nam.app.command import INTERRUPTED, TERMINATED
+from nam.app.edit_neurons import method_of, select_neurons
 from nam.clock import Clock
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
     from nam.editor.delta import Delta
-    from nam.editor.ranking import Means
     from nam.editor.select import Selection
     from nam.mllm.base import MLLM
-    from nam.types import NeuronSet
 
 #: Files of a run folder: the delta, and how it came about.
 PATCH_FILE, CURVE_FILE = "patch.safetensors", "curve.json"
@@ -48,15 +47,27 @@ def made_before(cfg: DictConfig) -> Delta | None:
     return read_delta(folder / PATCH_FILE) if (folder / PATCH_FILE).is_file() else None
 
 
-def begin(cfg: DictConfig, mllm: MLLM) -> None:
-    """Write manifest.json, what is known at the start; a resumed run has it."""
+def begin(cfg: DictConfig, mllm: MLLM, saved: Delta | None) -> None:
+    """Write manifest.json, what is known at the start; a resumed run has it.
+
+    Args:
+        cfg: The configuration.
+        mllm: The model.
+        saved: The delta that is read from a file instead of made.
+    """
     from nam.app.attribute import manifest_of
     from nam.store.files import write_json
 
     path = Path(cfg.run_dir, "manifest.json")
     if not path.is_file():
-        editor = str(cfg.editor["_target_"]).rpartition(".")[2]
-        write_json(path, {**manifest_of(cfg, mllm, [method_of(cfg)]), "editor": editor})
+        made: dict[str, Any] = {
+            "editor": str(cfg.editor["_target_"]).rpartition(".")[2].lower(),
+            "method": method_of(cfg),
+        }
+        if saved is not None:
+            made = {key: saved.manifest.get(key) for key in made}
+        methods = [str(made["method"])] if made["method"] else []
+        write_json(path, {**manifest_of(cfg, mllm, methods), "editor": made["editor"]})
 
 
 def make(
@@ -92,7 +103,8 @@ def make(
     mllm.to(trainer.strategy.root_device)
     manifest = {
         "selection": OmegaConf.to_container(cfg.edit.select, resolve=True) if editor.selects else None,
-        "method": method_of(cfg),
+        "method": method_of(cfg) if editor.selects else None,
+        "settings": {key: value for key, value in vars(editor).items() if value is not None},
         "prompts": [one.sample.prompt for one in prompts.of(source)],
         "seed": cfg.seed,
         "overrides": list(cfg.overrides),
@@ -101,50 +113,6 @@ def make(
     write_json(Path(cfg.run_dir, CURVE_FILE), {"steps": curve.steps})
     delta.save(Path(cfg.run_dir, PATCH_FILE))
     return delta
-
-
-def method_of(cfg: DictConfig) -> str:
-    """The method whose scores rank the neurons."""
-    methods = [str(name) for name, node in cfg.reduction.items() if node is not None]
-    return str(cfg.edit.method or next(iter(methods), "nam"))
-
-
-def select_neurons(cfg: DictConfig, mllm: MLLM, selection: Selection) -> NeuronSet:
-    """The neurons by a finished run, or by attributing a few prompts about every thing now."""
-    from nam.editor.ranking import rankings_of
-    from nam.editor.select import layer_neurons, refuse_impossible, select
-
-    shape = (len(mllm.ffn_sites), mllm.ffn_sites[0].width)
-    refuse_impossible(shape, selection)
-    if selection.by == "layer":
-        return layer_neurons(shape, selection.layers)
-    rankings = rankings_of(_means(cfg, mllm), cfg.edit.source, contrast=cfg.edit.select.contrast)
-    return select(rankings, selection)
-
-
-def _means(cfg: DictConfig, mllm: MLLM) -> Means:
-    from nam.attribution import Attributor
-    from nam.editing import attribute_things
-    from nam.editor.ranking import finished_run, means_of_run, means_of_works
-
-    method, chosen = method_of(cfg), cfg.edit.select
-    if cfg.edit.run:
-        finished_run(cfg.edit.run, method, mllm=mllm)
-        return means_of_run(cfg.edit.run, method)
-    attributor = Attributor(
-        mllm=mllm,
-        segmenter=build(cfg.segmenter),
-        relevance=build(cfg.relevance),
-        methods={method: build(cfg.reduction[method])},
-    )
-    with Console().status("attributing"):
-        works = attribute_things(
-            attributor,
-            concepts=() if chosen.contrast else (cfg.edit.source,),
-            samples=chosen.samples,
-            seed=cfg.seed,
-        )
-    return means_of_works(works, method)
 
 
 def _fit(cfg: DictConfig, trainer: L.Trainer, module: Any) -> None:

@@ -5,6 +5,7 @@ An editor never writes into a model: it moves `change`, what is added to the cho
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
+from nam.checks import whole
 from nam.editor.delta import EditError
 from nam.errors import ConfigError
 from nam.types import Concept, Generation, NeuronSet
@@ -42,7 +44,7 @@ class Goal:
     modality: EditModality = "image"
 
     def __post_init__(self) -> None:
-        if self.source.name == self.target.name:
+        if self.source.name.casefold() == self.target.name.casefold():
             raise EditError(f"source and target of an edit are both {self.source.name!r}: set edit.target")
         if self.modality not in ("text", "image", "both"):
             raise EditError(f"edit.modality must be text, image or both, got {self.modality!r}")
@@ -114,12 +116,18 @@ class Editor(ABC):
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"editor.steps must be at least 1, got {self.steps}")
-        if self.tolerance < 0:
-            raise ConfigError(f"editor.tolerance must be at least 0, got {self.tolerance}")
+        whole("editor.steps", self.steps, least=1, error=ConfigError)
+        self._refuse_odd("tolerance")
         if not 0 <= self.probability <= 1:
             raise ConfigError(f"editor.probability must be 0 to 1, got {self.probability}")
+
+    def _refuse_odd(self, *names: str, above: bool = False) -> None:
+        """Raise ConfigError unless these options are finite, and at least 0 (or above it)."""
+        for name in names:
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0 or (above and value == 0):
+                least = "above 0" if above else "at least 0"
+                raise ConfigError(f"editor.{name} must be {least}, and finite, got {value}")
 
     def neurons(self, problem: Problem, chosen: NeuronSet) -> NeuronSet:
         """The neurons that this editor changes: those chosen, unless it is about others."""
@@ -160,6 +168,11 @@ class Trained(Editor):
 
     lr: float = 0.02
     batch: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_odd("lr", above=True)
+        whole("editor.batch", self.batch, least=2, error=ConfigError)
 
     @abstractmethod
     def losses(

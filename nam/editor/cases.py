@@ -11,6 +11,7 @@ sequence to be read:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from torch import Tensor
 from nam.editor.base import NO_TOKEN, Case, Goal, Role
 from nam.editor.delta import EditError
 from nam.editor.reach import REPLAYED, logits_of
-from nam.errors import TargetError
+from nam.errors import ConfigError, TargetError
 from nam.hooks import Recorder
 from nam.mllm.norm import HeldNorm, read_final_norm
 from nam.targets import text_target
@@ -46,7 +47,8 @@ class Cases:
     Attributes:
         cases: What is wanted where.
         used: Pairs that could be used.
-        skipped: Why the others could not, and how many.
+        skipped: Why others could not, and how many. What is said of a picture of the source is none of
+            these where only pictures change: it stays.
     """
 
     cases: tuple[Case, ...]
@@ -75,24 +77,27 @@ def build_cases(
 
     Raises:
         EditError: no pair can be used: the model does not say or draw the source, or the target.
+        ConfigError: the margin is not a number of at least 0.
     """
+    if not 0 <= margin < math.inf:
+        raise ConfigError(f"edit.margin must be at least 0, and finite, got {margin}")
     sources = answer(mllm, [pair.source for pair in pairs], max_new_tokens=max_new_tokens)
     targets = answer(mllm, [pair.target for pair in pairs], max_new_tokens=max_new_tokens)
     skipped: dict[str, int] = {}
     good: list[tuple[Generation, Generation]] = []
     untouched: list[Generation] = []
-    for source, target in zip(sources, targets, strict=True):
+    for pair, source, target in zip(pairs, sources, targets, strict=True):
         problem = _unusable(mllm, goal, source, target)
-        if goal.modality == "image" and not len(source.spans.img):
+        stays = goal.modality == "image" and not len(source.spans.img)
+        if stays:
             untouched.append(source)  # such as what it says of a picture: words that are to stay
-        if problem:
-            skipped[problem] = skipped.get(problem, 0) + 1
-        else:
+        if not problem:
             good.append((source, target))
+        elif not stays or pair.source.image is None:
+            skipped[problem] = skipped.get(problem, 0) + 1
     if not good:
-        reasons = (
-            "; ".join(f"{count} x {reason}" for reason, count in skipped.items()) or "no prompt is given"
-        )
+        none = "no request to draw is given" if goal.modality == "image" else "no prompt is given"
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in skipped.items()) or none
         raise EditError(f"{goal.source.name} cannot be edited into {goal.target.name}: {reasons}")
     read = good if goal.modality == "image" else [(spliced(one, other), other) for one, other in good]
     kept = [*untouched, *answer(mllm, others, max_new_tokens=max_new_tokens)]

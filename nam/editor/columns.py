@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from nam.types import NeuronSet
+from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
+
+#: Neurons that an error names.
+_NAMED = 4
 
 
 class Changed:
@@ -79,3 +82,9 @@ def write_columns(mllm: MLLM, neurons: NeuronSet, columns: Tensor) -> None:
 def bits(values: Tensor) -> Tensor:
     """The tensor's bytes as integers of its width: equal where the bits are, NaN and signed zero included."""
     return values.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
+
+
+def named(neurons: Sequence[Neuron]) -> str:
+    """The first few neurons by name."""
+    more = ", ..." if len(neurons) > _NAMED else ""
+    return ", ".join(map(str, neurons[:_NAMED])) + more

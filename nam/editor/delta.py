@@ -9,22 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import RLock
+from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
-from nam.editor.columns import bits, read_columns, write_columns
+from nam.checks import expect
+from nam.editor.columns import bits, named, read_columns, write_columns
 from nam.errors import NamError
+from nam.mllm.base import MLLM
 from nam.mllm.fingerprint import fingerprint
 from nam.types import Neuron, NeuronSet
-
-if TYPE_CHECKING:
-    from nam.mllm.base import MLLM
-
-#: Neurons that an error names.
-_NAMED = 4
 
 
 class EditError(NamError):
@@ -34,8 +30,11 @@ class EditError(NamError):
 #: The deltas that are applied to each model, oldest first.
 _APPLIED: WeakKeyDictionary[MLLM, list[Delta]] = WeakKeyDictionary()
 
+#: Held while weights are checked and written, since threads may share a model.
+_LOCK = RLock()
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Delta:
     """New value vectors of some neurons of one model.
 
@@ -56,7 +55,8 @@ class Delta:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_neurons(self.neurons)
+        if not len(self.neurons):
+            raise EditError("an edit needs at least one neuron: set edit.k to 1 or more")
         count, shapes = len(self.neurons), (tuple(self.original.shape), tuple(self.edited.shape))
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != count:
             raise EditError(f"expected two tensors of {count} value vectors (n, H), got {shapes}")
@@ -64,6 +64,11 @@ class Delta:
             raise EditError(f"original is {self.original.dtype}, edited is {self.edited.dtype}")
         if not bool(self.edited.isfinite().all()):
             raise EditError("the edited value vectors are not finite: raise editor.tau or lower editor.lr")
+
+    def __repr__(self) -> str:
+        made = self.manifest
+        what = f"{made['source']} -> {made['target']}, " if {"source", "target"} <= made.keys() else ""
+        return f"Delta({what}{len(self.neurons)} neurons of {self.model}, l2 norm {self.norm:.3g})"
 
     @property
     def norm(self) -> float:
@@ -76,13 +81,22 @@ class Delta:
         Raises:
             EditError: the model is another one, or its columns are not those that the delta was made on.
         """
+        with _LOCK:
+            self.check(mllm)
+            self._write(mllm, self.edited)
+            _APPLIED.setdefault(mllm, []).append(self)
+
+    def check(self, mllm: MLLM) -> None:
+        """Refuse a model that this delta cannot be applied to, as `apply` does; nothing is written."""
+        expect(MLLM, mllm, "a delta is applied to a model, as nam.load gives it", error=EditError)
         self._check_model(mllm)
-        why = "the weights were changed since: load it anew"
-        if self._shared(applied_deltas(mllm)):
+        applied = applied_deltas(mllm)
+        why = "apply first what it was made on top of, or load the weights anew if they were changed since"
+        if self in applied:
+            why = "it is applied already"
+        elif self._shared(applied):
             why = "it overlaps with a delta that is applied: revert that one first, or compose the two"
         self._check_columns(mllm, self.original, why)
-        self._write(mllm, self.edited)
-        _APPLIED.setdefault(mllm, []).append(self)
 
     def revert(self, mllm: MLLM) -> None:
         """Write the original columns back, bit by bit.
@@ -91,21 +105,22 @@ class Delta:
             EditError: the delta is not applied to this model, or its columns were changed since, as by
                 another delta that overlaps: revert that one first.
         """
-        deltas = applied_deltas(mllm)
-        if self not in deltas:
-            raise EditError(f"this delta is not applied to {mllm.name}: there is nothing to revert")
-        place = deltas.index(self)
-        later = self._shared(deltas[place + 1 :])
-        if later:
-            raise EditError(
-                f"the delta cannot be reverted: one that was applied later overlaps with it in {len(later)} "
-                f"neurons ({named(later)}): revert that one first"
-            )
-        self._check_columns(mllm, self.edited, "the weights were changed by something else since")
-        try:
-            self._write(mllm, self.original)
-        finally:
-            del _APPLIED[mllm][place]
+        with _LOCK:
+            deltas = applied_deltas(mllm)
+            if self not in deltas:
+                raise EditError(f"this delta is not applied to {mllm.name}: there is nothing to revert")
+            place = max(i for i, delta in enumerate(deltas) if delta is self)
+            later = self._shared(deltas[place + 1 :])
+            if later:
+                raise EditError(
+                    "the delta cannot be reverted: one that was applied later overlaps with it in "
+                    f"{len(later)} neurons ({named(later)}): revert that one first"
+                )
+            self._check_columns(mllm, self.edited, "the weights were changed by something else since")
+            try:
+                self._write(mllm, self.original)
+            finally:
+                del _APPLIED[mllm][place]
 
     @contextmanager
     def applied(self, mllm: MLLM) -> Iterator[MLLM]:
@@ -124,13 +139,12 @@ class Delta:
 
     def _check_model(self, mllm: MLLM) -> None:
         sites = mllm.ffn_sites
-        hidden, last = self.original.shape[1], self.neurons.neurons[-1]
-        widest = max(neuron.unit for neuron in self.neurons)
-        if last.layer >= len(sites) or widest >= sites[0].width or sites[0].linear.out_features != hidden:
+        hidden, count, width = self.original.shape[1], len(sites), sites[0].width
+        if _beyond(mllm, self.neurons) or sites[0].linear.out_features != hidden:
             raise EditError(
-                f"the delta does not fit: it was made on {self.model} and changes neurons up to layer "
-                f"{last.layer}, unit {widest}, of {hidden} dimensions; {mllm.name} has {len(sites)} layers "
-                f"of {sites[0].width} neurons of {sites[0].linear.out_features} dimensions"
+                f"the delta does not fit: it was made on {self.model} and changes neurons up to "
+                f"{self.neurons.neurons[-1]} of {hidden} dimensions; {mllm.name} has {count} layers of "
+                f"{width} neurons of {sites[0].linear.out_features} dimensions"
             )
         found = sites[0].linear.weight.dtype
         if found != self.original.dtype:
@@ -180,10 +194,13 @@ def difference(
         manifest: What made it.
 
     Raises:
-        EditError: there is no neuron, or the change is not finite.
+        EditError: no neuron, one that the model has not, or a change of another shape or not finite.
     """
-    _require_neurons(neurons)
+    require_neurons(mllm, neurons)
     original = read_columns(mllm, neurons)
+    if change.shape != original.shape:
+        expected, got = tuple(original.shape), tuple(change.shape)
+        raise EditError(f"expected a change (n, H) of shape {expected} for {len(neurons)} neurons, got {got}")
     edited = (original.double() + change.detach().cpu().double()).to(original.dtype)
     return Delta(
         neurons=neurons,
@@ -192,38 +209,6 @@ def difference(
         model=mllm.name,
         revision=base_fingerprint(mllm),
         manifest=dict(manifest or {}),
-    )
-
-
-def compose(deltas: Sequence[Delta]) -> Delta:
-    """Several deltas of one model as one.
-
-    Raises:
-        EditError: there is none, two change the same neuron, or they were made on different models.
-    """
-    if not deltas:
-        raise EditError("expected at least one delta to compose")
-    rows: dict[Neuron, tuple[int, int]] = {}  # neuron -> number of its delta, row in it
-    for number, delta in enumerate(deltas):
-        if (delta.revision, delta.original.dtype) != (deltas[0].revision, deltas[0].original.dtype):
-            raise EditError(
-                f"delta {number} was made on {delta.model} {delta.revision}, another model than the first"
-            )
-        both = [neuron for neuron in delta.neurons if neuron in rows]
-        if both:
-            raise EditError(
-                f"deltas {rows[both[0]][0]} and {number} overlap in {len(both)} neurons: {named(both)}"
-            )
-        rows |= {neuron: (number, row) for row, neuron in enumerate(delta.neurons)}
-    order = sorted(rows)
-    places = [rows[neuron] for neuron in order]
-    return Delta(
-        neurons=NeuronSet(tuple(order)),
-        original=torch.stack([deltas[number].original[row] for number, row in places]),
-        edited=torch.stack([deltas[number].edited[row] for number, row in places]),
-        model=deltas[0].model,
-        revision=deltas[0].revision,
-        manifest={"parts": [dict(delta.manifest) for delta in deltas]},
     )
 
 
@@ -238,12 +223,21 @@ def base_fingerprint(mllm: MLLM) -> str:
     return applied[0].revision if applied else fingerprint(mllm)
 
 
-def _require_neurons(neurons: NeuronSet) -> None:
+def require_neurons(mllm: MLLM, neurons: NeuronSet) -> None:
+    """Raise EditError unless there are neurons, all of them the model's."""
+    expect(NeuronSet, neurons, "neurons: expected a nam.types.NeuronSet", error=EditError)
     if not len(neurons):
         raise EditError("an edit needs at least one neuron: set edit.k to 1 or more")
+    beyond = _beyond(mllm, neurons)
+    if beyond:
+        sites = mllm.ffn_sites
+        raise EditError(
+            f"{mllm.name} has no neuron {named(beyond)}: expected layers 0 to {len(sites) - 1}, units 0 to "
+            f"{sites[min(beyond[0].layer, len(sites) - 1)].width - 1}"
+        )
 
 
-def named(neurons: Sequence[Neuron]) -> str:
-    """The first few neurons by name."""
-    more = ", ..." if len(neurons) > _NAMED else ""
-    return ", ".join(map(str, neurons[:_NAMED])) + more
+def _beyond(mllm: MLLM, neurons: NeuronSet) -> list[Neuron]:
+    """The neurons that the model has not."""
+    widths = [site.width for site in mllm.ffn_sites]
+    return [n for n in neurons if n.layer >= len(widths) or n.unit >= widths[n.layer]]

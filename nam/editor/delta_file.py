@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nam.checks import expect
 from nam.editor.columns import bits
 from nam.editor.delta import Delta, EditError
 from nam.types import Neuron, NeuronSet
@@ -22,6 +23,14 @@ SCHEMA = 1
 
 _TENSORS = ("original", "edited", "neurons")
 
+#: What a manifest may say, where it says it, and in which form.
+_FACTS: dict[str, type] = {
+    **dict.fromkeys(("source", "target", "modality", "editor", "method"), str),
+    **dict.fromkeys(("steps", "pairs"), int),
+    **dict.fromkeys(("skipped", "settings", "selection", "reached", "figures"), dict),
+    **dict.fromkeys(("prompts", "overrides", "parts"), list),
+}
+
 
 def write_delta(delta: Delta, path: str | Path) -> Path:
     """Write a delta; the file takes its place only when it is whole.
@@ -30,9 +39,10 @@ def write_delta(delta: Delta, path: str | Path) -> Path:
         EditError: the manifest holds more than plain JSON values.
         StoreError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from nam.store.files import atomic
+    from nam.store.files import StoreError, atomic
 
     path = Path(path)
     places = torch.tensor([[neuron.layer, neuron.unit] for neuron in delta.neurons])
@@ -48,8 +58,11 @@ def write_delta(delta: Delta, path: str | Path) -> Path:
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise EditError(f"the manifest of a delta must hold plain JSON values: {error}") from error
-    with atomic(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={KEY: text})
+    try:
+        with atomic(path) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={KEY: text})
+    except (SafetensorError, NotADirectoryError) as error:
+        raise StoreError(f"cannot write {path}: {error}") from error
     return path
 
 
@@ -76,7 +89,7 @@ def read_delta(path: str | Path) -> Delta:
     try:
         header = json.loads(metadata[KEY])
         return _delta(header, tensors, path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EditError(f"{path}: its manifest is damaged ({type(error).__name__}: {error})") from error
 
 
@@ -86,14 +99,21 @@ def _delta(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> De
     for name, tensor in tensors.items():
         if digest(tensor) != header["digests"][name]:
             raise EditError(f"{path} is damaged: {name} is not what its manifest says")
-    places = [Neuron(int(layer), int(unit)) for layer, unit in tensors["neurons"].tolist()]
+    if tensors["neurons"].dtype != torch.int64:
+        raise TypeError(f"neurons are {tensors['neurons'].dtype}, expected torch.int64")
+    manifest = header["manifest"]
+    expect(dict, manifest, f"{path}: its manifest is damaged: expected facts by name", error=EditError)
+    for name, kind in _FACTS.items():
+        if manifest.get(name) is not None:
+            expect(kind, manifest[name], f"{path}: its manifest is damaged: {name}", error=EditError)
+    places = [Neuron(layer, unit) for layer, unit in tensors["neurons"].tolist()]
     return Delta(
         neurons=NeuronSet(tuple(places)),
         original=tensors["original"],
         edited=tensors["edited"],
         model=str(header["model"]),
         revision=str(header["revision"]),
-        manifest=header["manifest"],
+        manifest=manifest,
     )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nam.editor.base import NO_TOKEN, Case, Problem, Trained
 from nam.editor.reach import hidden_of
-from nam.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +37,7 @@ class Finetune(Trained):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("text", "image", "keep", "norm"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"editor.{key} must be at least 0, got {getattr(self, key)}")
+        self._refuse_odd("text", "image", "keep", "norm")
 
     def enough(self, reached: dict[str, float]) -> bool:
         """As every editor; of the picture it is the generator's conditioning that has to come close."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Mean scores and activations, by concept and modality.
 Means = Mapping[tuple[str, str], tuple[Tensor, Tensor]]
+
+#: The two on disk.
+_TENSORS = ("scores", "activations")
 
 
 def finished_run(folder: str | Path, method: str, *, mllm: MLLM | None = None) -> Run:
@@ -51,6 +54,18 @@ def finished_run(folder: str | Path, method: str, *, mllm: MLLM | None = None) -
     return run
 
 
+def require_scores(run: Run, method: str, concept: str, modalities: Sequence[Modality]) -> None:
+    """Raise EditError unless a run has a method's scores of a concept in these modalities."""
+    for modality in modalities:
+        known = sorted({name for name, kind, by in run.keys if (kind, by) == (modality, method)})
+        if concept not in known:
+            listed = ", ".join(known) if known else "nothing"
+            raise EditError(
+                f"edit.run={run.folder} has no scores of {concept!r} in modality {modality} by {method}, "
+                f"but of {listed}"
+            )
+
+
 def means_of_run(folder: str | Path, method: str) -> Means:
     """The means of a finished attribution run.
 
@@ -79,6 +94,36 @@ def means_of_works(works: Iterable[Work], method: str) -> Means:
             torch.stack([s.activations for s in mine]).mean(0),
         )
         for key, mine in groups.items()
+    }
+
+
+def write_means(means: Means, path: Path) -> None:
+    """Write means into a safetensors file; it takes its place only when it is whole. Raises StoreError."""
+    from safetensors.torch import save_file
+
+    from nam.store.files import atomic
+
+    tensors = {
+        "/".join((concept, modality, name)): tensor.contiguous()
+        for (concept, modality), pair in means.items()
+        for name, tensor in zip(_TENSORS, pair, strict=True)
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def read_means(path: Path) -> Means:
+    """What `write_means` has written."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    keys = {tuple(name.rsplit("/", 2)[:2]) for name in tensors}
+    return {
+        (concept, modality): (
+            tensors[f"{concept}/{modality}/{_TENSORS[0]}"],
+            tensors[f"{concept}/{modality}/{_TENSORS[1]}"],
+        )
+        for concept, modality in sorted(keys)
     }
 
 

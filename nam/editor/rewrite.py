@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nam.editor.base import Problem, Solver
 from nam.editor.reach import Reached, reach
-from nam.errors import ConfigError
 from nam.types import NeuronSet
 
 #: How often a step is halved before it is given up.
@@ -46,11 +45,9 @@ class Rewrite(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("tau", "keep"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"editor.{key} must be at least 0, got {getattr(self, key)}")
-        if self.budget is not None and self.budget <= 0:
-            raise ConfigError(f"editor.budget must be above 0, or null, got {self.budget}")
+        self._refuse_odd("tau", "keep")
+        if self.budget is not None:
+            self._refuse_odd("budget", above=True)
 
     def propose(
         self, problem: Problem, neurons: NeuronSet, change: Tensor, here: Reached

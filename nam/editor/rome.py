@@ -36,8 +36,7 @@ class Rome(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.damping <= 0:
-            raise ConfigError(f"editor.damping must be above 0, got {self.damping}")
+        self._refuse_odd("damping", above=True)
 
     def neurons(self, problem: Problem, chosen: NeuronSet) -> NeuronSet:
         layers = range(len(problem.mllm.ffn_sites))

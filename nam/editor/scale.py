@@ -30,8 +30,8 @@ class Scale(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not math.isfinite(self.factor):
-            raise ConfigError(f"editor.factor must be finite, got {self.factor}")
+        if not math.isfinite(self.factor) or self.factor == 1:
+            raise ConfigError(f"editor.factor must be finite, and not 1, got {self.factor}")
 
     def propose(
         self, problem: Problem, neurons: NeuronSet, change: Tensor, here: Reached

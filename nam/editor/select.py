@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nam.checks import whole
 from nam.editor.delta import EditError
 from nam.errors import ConfigError
 from nam.types import Modality, Neuron, NeuronSet
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
 
 #: Which ranking counts: the words' (T), the pictures' (I), the best rank in either, the worse rank of both,
 #: or one's top without the other's.
@@ -57,13 +61,13 @@ class Selection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ConfigError(f"edit.k must be at least 1: an edit needs neurons to change; got {self.k!r}")
+        whole("edit.k", self.k, least=1, error=ConfigError)
         if self.kind not in KINDS:
             raise ConfigError(f"edit.select.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.by not in ("method", "active", "random", "layer"):
             raise ConfigError(f"edit.select.by must be method, active, random or layer, got {self.by!r}")
-        if self.layers is not None and (len(self.layers) != 2 or not 0 <= self.layers[0] <= self.layers[1]):
+        whole("edit.select.seed", self.seed, least=0, error=ConfigError)
+        if self.layers is not None and not _range(self.layers):
             raise ConfigError(
                 f"edit.select.layers must be [first, last], both from 0, got {list(self.layers)}"
             )
@@ -73,6 +77,12 @@ class Selection:
         """The rankings that are needed."""
         found: dict[str, tuple[Modality, ...]] = {"text": ("text",), "image": ("image",)}
         return found.get(self.kind, ("text", "image"))
+
+
+def _range(layers: Sequence[object]) -> bool:
+    """Whether these are two layers, in order."""
+    numbers = [n for n in layers if isinstance(n, int) and not isinstance(n, bool)]
+    return len(numbers) == len(layers) == 2 and 0 <= numbers[0] <= numbers[1]
 
 
 def select(rankings: Mapping[Modality, Ranking], selection: Selection) -> NeuronSet:
@@ -110,6 +120,11 @@ def layer_neurons(shape: tuple[int, int], layers: tuple[int, int] | None) -> Neu
         EditError: the model has no such layer.
     """
     return _neurons(_allowed(shape, layers).flatten().nonzero().squeeze(1), shape)
+
+
+def shape_of(mllm: MLLM) -> tuple[int, int]:
+    """Layers of a model, and neurons of each, (L, d)."""
+    return len(mllm.ffn_sites), mllm.ffn_sites[0].width
 
 
 def refuse_impossible(shape: tuple[int, int], selection: Selection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from nam.editor.base import Case, Editor, Problem, Solver, Trained
 from nam.editor.columns import Changed, read_columns
-from nam.editor.delta import EditError
+from nam.editor.delta import EditError, require_neurons
 from nam.editor.reach import Reached, progress, reach
 from nam.errors import ConfigError
 from nam.types import NeuronSet
@@ -40,6 +41,7 @@ class EditingModule(L.LightningModule):
         super().__init__()
         if not isinstance(editor, Solver | Trained):
             raise ConfigError(f"editor={editor.name} is neither a Solver nor Trained")
+        require_neurons(problem.mllm, neurons)
         self.automatic_optimization = False
         self.problem, self.editor, self.neurons, self.seed = problem, editor, neurons, seed
         original = read_columns(problem.mllm, neurons).float()
@@ -94,7 +96,10 @@ class EditingModule(L.LightningModule):
             ]
             losses = editor.losses(self.problem, cases, hidden, self.change)
         if not bool(losses["loss"].isfinite()):
-            raise EditError(f"the loss is not finite at step {self.global_step}: lower editor.lr")
+            raise EditError(
+                f"the loss is not finite at step {self.global_step}: lower editor.lr, or load the model in "
+                "bfloat16 or float32 instead of float16 (mllm.dtype)"
+            )
         self.manual_backward(losses["loss"])
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -113,6 +118,12 @@ class EditingModule(L.LightningModule):
         here = self._here if isinstance(self.editor, Solver) else None
         here = here if here is not None else reach(self.problem, self.neurons, change)
         self.reached = {**progress(self.problem, here, self._start), "norm": float(change.norm())}
+        wrong = [name for name, value in self.reached.items() if not math.isfinite(value)]
+        if wrong:
+            raise EditError(
+                f"{', '.join(wrong)} not finite at step {self.global_step}: lower editor.lr or "
+                "editor.factor, or raise editor.tau"
+            )
 
     @property
     def found(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def test_an_edit_is_made_measured_saved_and_applied_again(
     assert torch.equal(copy.edited, delta.edited)
     same = {name: value for name, value in figures(again).items() if name not in ("seconds", "norm")}
     assert same == {name: found[name] for name in same}
-    assert "read from a file" in (again / "report.html").read_text()
+    page = (again / "report.html").read_text()
+    assert "read from a file" in page
+    assert "rewrite: steps 3" in page
+    assert json.loads((again / "manifest.json").read_text())["editor"] == "rewrite"
 
 
 def test_neurons_of_a_finished_attribution_run(
@@ -114,6 +118,12 @@ def test_neurons_of_a_finished_attribution_run(
     facts["model"]["revision"] = "0123456789abcdef"
     manifest.write_text(json.dumps(facts))
     assert "with weights 0123456789abcdef" in refused(edit, capsys, "edit.run=attributed")
+    line = refused(edit, capsys, "edit.run=attributed", "edit.source=horse", "edit.target=sun")
+    assert "has no scores of 'horse' in modality image by nam, but of cat, dog" in line
+    assert "has no scores of 'cat' in modality text" in refused(
+        edit, capsys, "edit.run=attributed", "edit.select.kind=both"
+    )
+    assert not Path("refused").exists()
     manifest.write_text(json.dumps({**facts, "status": "running"}))
     assert "has not come to its end" in refused(edit, capsys, "edit.run=attributed")
 
@@ -194,7 +204,20 @@ def test_any_failure_of_a_job_is_a_row(
 
 
 REFUSED = [
-    (["edit.k=0"], "edit.k must be at least 1"),
+    (["edit.k=0"], "edit.k must be an integer of at least 1, got 0"),
+    (["edit.k=2.5"], "edit.k must be int, got 2.5"),
+    (["edit.k=9999"], "edit.k=9999, but the model has 128 neurons: lower edit.k"),
+    (["edit=null"], "edit holds settings: leave edit=... out"),
+    (["edit.select=null"], "edit.select holds settings: leave edit.select=... out"),
+    (["prompts=null"], "'prompts' is not chosen: leave prompts=... out"),
+    (["edit.margin=nan"], "edit.margin must be at least 0, and finite, got nan"),
+    (["editor.tau=nan"], "editor.tau must be at least 0, and finite, got nan"),
+    (["editor=finetune", "editor.lr=-1"], "editor.lr must be above 0, and finite, got -1"),
+    (["editor=scale", "editor.factor=1"], "editor.factor must be finite, and not 1, got 1"),
+    (["evaluate.draw=0"], "evaluate.draw must be an integer of at least 1, got 0"),
+    (["edit.select.layers=[a,b]"], "edit.select.layers must be [first, last]"),
+    (["clip=nowhere"], "clip=nowhere: missing weights: there is no folder nowhere"),
+    (["judge=null"], "judge must be a weights folder or an id, got None"),
     (["edit.target=cat"], "source and target of an edit are both 'cat': set edit.target"),
     (
         ["edit.source=zebra"],
@@ -223,6 +246,7 @@ def test_a_wrong_command_line_gets_one_line(
     overrides: list[str], line: str, edit: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert line in refused(edit, capsys, *overrides)
+    assert not Path("refused/config.yaml").exists()  # nothing was asked of the model
 
 
 def test_what_the_model_does_not_know_cannot_be_edited(
@@ -251,6 +275,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(
     named = ["edit.source=cat", "edit.target=dog"]
     line = refused(edit, capsys, "edit.apply=other.safetensors", few=[*APPLY, *named])
     assert "the delta does not fit: it was made on" in line
+    assert not Path("refused").exists()  # before anything is asked
     line = refused(edit, capsys, "edit.apply=other.safetensors", "run_dir=second", few=APPLY)
     assert "'edit.source' is missing" in line
     whole = patch.read_bytes()
@@ -262,11 +287,21 @@ def test_files_that_do_not_fit_are_refused_in_one_line(
 
 
 def test_a_saved_delta_says_itself_what_it_turns_into_what(
-    edit: Run, capsys: pytest.CaptureFixture[str]
+    edit: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit("out", "editor=scale")
+    out = edit("out", "editor=scale")
     line = refused(edit, capsys, "edit.apply=out/patch.safetensors", "edit.source=horse", few=APPLY)
     assert "edit.source=horse, but out/patch.safetensors has 'cat': leave edit.source out" in line
+    line = refused(edit, capsys, "edit.apply=out/patch.safetensors", "edit.modality=text", few=APPLY)
+    assert "edit.modality=text, but out/patch.safetensors has 'image': leave edit.modality out" in line
+
+    delta = read_delta(out / "patch.safetensors")
+    monkeypatch.setenv("SECRET", "a password")
+    sly = replace(delta, manifest={**delta.manifest, "source": "${oc.env:SECRET}"})
+    sly.save("sly.safetensors")
+    line = refused(edit, capsys, "edit.apply=sly.safetensors", few=APPLY)
+    assert "its manifest is damaged: source is '${oc.env:SECRET}'" in line
+    assert not Path("refused").exists()
 
 
 def test_the_shipped_cats_become_dogs(edit: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nam.editor.delta
-from nam.editor import Delta, EditError, compose, difference, read_delta
+from nam.editor import Delta, EditError, compose, difference
 from nam.mllm.gill import GILL
 from nam.types import Neuron, NeuronSet
 from tests.families import build
@@ -79,17 +80,6 @@ def half(gill_folder: Path) -> GILL:
     return build("opt", gill_folder, dtype=torch.bfloat16)
 
 
-def test_a_file_holds_all_of_it(gill: GILL, tmp_path: Path) -> None:
-    delta = some(gill, (0, 3), (1, 7))
-    read = read_delta(delta.save(tmp_path / "patch.safetensors"))
-    assert read.neurons == delta.neurons
-    assert torch.equal(read.original, delta.original)
-    assert torch.equal(read.edited, delta.edited)
-    assert (read.model, read.revision, read.manifest) == (delta.model, delta.revision, {"editor": "test"})
-    with read.applied(gill):
-        assert torch.equal(gill.ffn_sites[0].value_vectors[:, 3], delta.edited[0])
-
-
 def test_overlapping_deltas_are_refused_or_come_off_in_reverse_order(gill: GILL) -> None:
     before = weights(gill)
     first, beside = some(gill, (0, 1), (0, 2)), some(gill, (0, 2), (0, 3), seed=1)
@@ -140,6 +130,62 @@ def test_weights_that_something_else_changed_are_left_alone(gill: GILL) -> None:
     assert gill.ffn_sites[0].linear.weight[0, 1] == 7.0
 
 
+def test_a_delta_is_applied_once_unless_it_changes_nothing(gill: GILL) -> None:
+    before = weights(gill)
+    delta, nothing = some(gill, (0, 1)), some(gill, (1, 1), size=0.0)
+    with delta.applied(gill), pytest.raises(EditError, match="it is applied already"):
+        delta.apply(gill)
+    for act in (nothing.apply, nothing.apply, nothing.revert, nothing.revert):
+        act(gill)
+    assert nam.editor.delta.applied_deltas(gill) == ()
+    assert_same_bits(gill, before)
+
+
+def test_threads_that_share_a_model_leave_it_as_it_was(gill: GILL) -> None:
+    before = weights(gill)
+    deltas = [some(gill, (0, unit), seed=unit) for unit in (0, 0, 1, 2)]  # two of them meet
+    wrong: list[BaseException] = []
+
+    def act(delta: Delta) -> None:
+        for _ in range(50):
+            try:
+                with delta.applied(gill):
+                    pass
+            except EditError as error:
+                if "overlaps with a delta that is applied" not in str(error):
+                    wrong.append(error)
+            except BaseException as error:
+                wrong.append(error)
+
+    threads = [Thread(target=act, args=(delta,)) for delta in deltas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert nam.editor.delta.applied_deltas(gill) == ()
+    assert_same_bits(gill, before)
+
+
+def test_it_says_in_a_line_what_it_is(gill: GILL) -> None:
+    delta = difference(
+        gill, NeuronSet((Neuron(0, 1),)), torch.ones(1, 32), manifest={"source": "cat", "target": "dog"}
+    )
+    assert repr(delta) == f"Delta(cat -> dog, 1 neurons of {gill.name}, l2 norm 5.66)"
+
+
+def test_a_change_of_another_shape_is_refused(gill: GILL) -> None:
+    two = NeuronSet((Neuron(0, 1), Neuron(1, 2)))
+    for shape in ((1, 32), (2, 31), (32,)):  # the first would spread over both neurons
+        with pytest.raises(EditError, match=r"of shape \(2, 32\) for 2 neurons, got \("):
+            difference(gill, two, torch.ones(shape))
+    with pytest.raises(EditError, match=r"has no neuron L1.U64: expected layers 0 to 1, units 0 to 63"):
+        difference(gill, NeuronSet((Neuron(1, 64),)), torch.ones(1, 32))
+    name: Any = "tiny_gill"
+    with pytest.raises(EditError, match=r"a delta is applied to a model, as nam.load gives it"):
+        some(gill, (0, 1)).apply(name)
+
+
 def test_a_model_that_it_does_not_fit_is_refused(gill: GILL, gill_folder: Path) -> None:
     delta = some(gill, (0, 60))
     with pytest.raises(EditError, match=r"3 layers of 48 neurons"):
@@ -158,31 +204,6 @@ def test_an_edit_needs_neurons_and_finite_numbers(gill: GILL) -> None:
         difference(gill, NeuronSet(()), torch.zeros(0, 32))
     with pytest.raises(EditError, match="not finite"):
         some(gill, (0, 1), size=float("inf"))
-
-
-def test_files_that_are_no_deltas_are_refused(gill: GILL, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    whole = some(gill, (0, 1), (1, 2)).save(tmp_path / "whole.safetensors").read_bytes()
-    path = tmp_path / "patch.safetensors"
-    with pytest.raises(EditError, match="there is no file"):
-        read_delta(path)
-    path.write_bytes(pickle.dumps({"original": 1}))
-    with pytest.raises(EditError, match="it is a pickle"):
-        read_delta(path)
-    torch.save({"original": torch.zeros(1)}, path)
-    with pytest.raises(EditError, match="torch checkpoint, which is never opened"):
-        read_delta(path)
-    for size in (0, 5, 40, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
-        with pytest.raises(EditError, match="truncated"):
-            read_delta(path)
-    save_file({"original": torch.zeros(1)}, path)
-    with pytest.raises(EditError, match="no delta of this project"):
-        read_delta(path)
-    path.write_bytes(whole[:-3] + bytes(byte ^ 1 for byte in whole[-3:]))
-    with pytest.raises(EditError, match="is damaged"):
-        read_delta(path)
 
 
 @pytest.mark.parametrize("act", ["apply", "revert"])

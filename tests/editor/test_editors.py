@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -20,12 +21,15 @@ from nam.editor.reach import Reached, reach
 from nam.editor.rewrite import Rewrite
 from nam.editor.rome import Rome
 from nam.editor.scale import Scale
+from nam.errors import ConfigError
 from nam.mllm.gill import GILL
 from nam.mllm.norm import read_final_norm
 from nam.modules.editing import EditingModule
 from tests.editor.problems import NEURONS, problem
 from tests.editor.test_delta import assert_same_bits, weights
 from tests.families import FAMILIES, answers, build
+
+NAN, INF = float("nan"), float("inf")
 
 
 def fit(
@@ -191,6 +195,29 @@ def test_words_change_places_in_the_logits(gill: GILL) -> None:
     moved = stream + swap(gill, norm, stream, old, new, gap=gap, margin=2.0)
     assert logit(new, moved) == pytest.approx(logit(old, stream) + 2.0, abs=1e-3)
     assert logit(old, moved) == pytest.approx(logit(new, stream), abs=1e-3)
+
+
+ODD = [
+    *((Rewrite, name, value) for name in ("tau", "keep", "budget", "tolerance") for value in (-1.0, NAN)),
+    *((Finetune, name, value) for name in ("lr", "text", "image", "keep", "norm") for value in (INF, NAN)),
+    *((Rome, "damping", value) for value in (0.0, NAN, INF)),
+    *((Scale, "factor", value) for value in (1.0, NAN, INF)),
+    *((Finetune, "lr", 0.0), (Rewrite, "budget", 0.0), (Rewrite, "probability", NAN), (Finetune, "batch", 1)),
+    *((Rewrite, "steps", 0), (Rewrite, "steps", 2.5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), ODD, ids=lambda x: getattr(x, "name", str(x)))
+def test_odd_options_are_refused_by_name(kind: type[Editor], name: str, value: float) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigError, match=rf"editor\.{name} must be .*, got {value}"):
+        kind(**options)
+
+
+def test_what_grows_beyond_all_numbers_is_refused(gill: GILL) -> None:
+    module = EditingModule(problem=problem(gill), editor=Scale(factor=1e38), neurons=NEURONS)
+    with pytest.raises(EditError, match=r"not finite at step 1: lower editor.lr or editor.factor"):
+        fit(module, steps=1)
 
 
 def test_a_problem_without_anything_to_edit_is_refused(gill: GILL) -> None:

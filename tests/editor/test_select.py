@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from nam.editor.delta import EditError
-from nam.editor.ranking import rankings_of
+from nam.editor.ranking import rankings_of, read_means, write_means
 from nam.editor.select import Ranking, Selection, layer_neurons, refuse_impossible, select
 from nam.errors import ConfigError
 from nam.types import Modality
@@ -62,7 +64,10 @@ def test_controls() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"k": 0}, "edit.k must be at least 1"),
+        ({"k": 0}, "edit.k must be an integer of at least 1, got 0"),
+        ({"k": 2.5}, "edit.k must be an integer of at least 1, got 2.5"),
+        ({"seed": -1}, "edit.select.seed must be an integer of at least 0, got -1"),
+        ({"layers": ("a", "b")}, "first, last"),
         ({"kind": "sound"}, "edit.select.kind"),
         ({"by": "luck"}, "edit.select.by"),
         ({"layers": (2, 1)}, "first, last"),
@@ -86,6 +91,14 @@ def test_contrast_subtracts_the_other_concepts_mean() -> None:
     assert torch.equal(rankings_of(means, "cat", contrast=True)["image"].scores, IMAGE - TEXT / 2)
     with pytest.raises(EditError, match=r"no scores of 'fish'.*cat, dog, sun"):
         rankings_of(means, "fish", contrast=True)
+
+
+def test_means_on_disk_are_the_means(tmp_path: Path) -> None:
+    means = {("a/b", "image"): (TEXT, IMAGE), ("cat", "text"): (IMAGE + 1, TEXT + 1)}
+    write_means(means, tmp_path / "means.safetensors")
+    read = read_means(tmp_path / "means.safetensors")
+    assert read.keys() == means.keys()
+    assert all(torch.equal(x, y) for key in means for x, y in zip(read[key], means[key], strict=True))
 
 
 def test_whole_layers_need_no_ranking() -> None:

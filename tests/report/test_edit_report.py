@@ -16,7 +16,7 @@ from nam.report.edit_figures import curve_figure
 from nam.report.edit_report import build_edit_report, changes, headline
 from nam.report.edit_rows import MEASURES, rows_of
 from nam.report.editing import heat_map
-from nam.report.grid import Column
+from nam.report.grid import LINES, SIDE, Column, _font, before_after, wrap
 from nam.types import Neuron, NeuronSet
 from tests.report.test_report import ALLOWED, EVIL, Page
 
@@ -121,7 +121,59 @@ def test_changes_are_norms_and_shares_of_the_vectors_length() -> None:
         ("L1.U2", "5.00 (500%)"), ("L0.U5", "1.00 (20%)"), ("L1.U3", "0.00 (0%)"),
     ]  # fmt: skip
     assert [one.bar for one in found] == [1.0, 0.2, 0.0]
-    assert (found[0].before, found[0].after) == ("a, b", "c")
+    assert (found[0].before, found[0].after) == ("a · b", "c")
+
+
+def test_the_page_tells_the_editor_that_made_the_change(tmp_path: Path) -> None:
+    chosen = {"by": "random", "kind": "text", "layers": [0, 1], "contrast": True}
+    made = {"settings": {"lr": 0.5}, "method": "relp", "overrides": ["edit.k=7"], "skipped": {"why not": 3}}
+    here = {"editor": {"_target_": "x", "tau": 0.1, "steps": 9}, "edit": {"apply": "x"}}
+    given: dict[str, Any] = {
+        "settings": {**here, "run_dir": "x", "mllm": {}},
+        "delta": delta(**made, selection=chosen),
+    }
+    text = re.sub(r"\s+", " ", page(tmp_path, curve=[], **given).text)
+    for expected in (
+        *("rewrite: lr 0.5", "made by the command line", "edit.k=7", "3 x why not", "layers [0, 1]"),
+        *("chance, as many in each layer as relp has", "less the mean of all other concepts", "of kind text"),
+    ):
+        assert expected in text, expected
+    assert "tau 0.1" not in text
+
+
+GREY = Image.new("RGB", (8, 8), (120, 120, 120))
+
+
+def test_no_caption_of_the_grid_is_cut_unseen() -> None:
+    font = _font(12)
+    text = "please make a picture with a white cat by the sea ."
+    lines = wrap(text, font)
+    assert " ".join(lines) == text
+    assert max(font.getlength(line) for line in lines) <= SIDE
+    long = wrap("word " * 100, font)
+    assert len(long) == LINES
+    assert long[-1].endswith("…")
+    (whole,) = wrap("x" * 200, font)
+    assert whole.endswith("x…")
+    assert font.getlength(whole) <= SIDE
+
+
+def test_words_that_changed_are_coloured_in_the_grid() -> None:
+    def coloured(before: str, after: str) -> int:
+        sheet = np.asarray(before_after([("title", [Column("asked", GREY, GREY, before, after)])]), int)
+        return int((np.abs(sheet - (190, 24, 93)).sum(2) < 30).sum())
+
+    assert coloured("a cat", "a cat") == 0
+    assert coloured("a cat", "a dog") > 20
+
+
+def test_the_grid_leaves_out_what_is_empty_and_frames_what_was_not_drawn() -> None:
+    one, none = Column("asked", GREY, GREY), Column("asked", GREY, None)
+    sheet = before_after([("title", [one] * 9), ("empty", [])])
+    assert sheet.height < before_after([("title", [one] * 9), ("rest", [one])]).height
+    assert sheet.width == before_after([("title", [one] * 6)]).width
+    grey = [(np.asarray(before_after([("title", [each])])) == 120).all(2).sum() for each in (one, none)]
+    assert grey == [2 * SIDE * SIDE, SIDE * SIDE]
 
 
 def test_figures() -> None:
