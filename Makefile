@@ -7,7 +7,7 @@ ARGS ?=
 RUN := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help attribute train test test-all test-newest bench lint lock
+.PHONY: help attribute train test test-all test-newest bench peers lint lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,16 @@ test-newest: ## Run the tests on the newest versions that setup.cfg allows, but 
 
 bench: .venv/installed ## Measure what each method costs, with pass or miss beside every target
 	$(RUN) -m benchmarks.overhead $(ARGS)
+
+# Libraries that `make bench` measures beside this one; each needs versions of its own.
+PEERS := transformer_lens nnsight pyvene
+
+peers: $(PEERS:%=build/peers/%/installed) ## Install the libraries that `make bench` compares with, each by itself
+
+build/peers/%/installed: benchmarks/peers/%.txt
+	rm -rf build/peers/$* && $(PYTHON) -m venv build/peers/$*
+	build/peers/$*/bin/python -m pip install -q -r $<
+	@touch $@
 
 lint: .venv/installed ## Check style and types
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """What attribution costs over a bare forward pass: python -m benchmarks.overhead
 
 A random model of OPT-125M's shape, a prompt of 32 tokens, scores of all 36,864 neurons: each method from the
-prompt to its scores, beside plain PyTorch hooks and captum on the same job. Every figure is a ratio of times
-in the same process, the median of interleaved pairs. Writes overhead.json and overhead.md.
+prompt to its scores, beside plain PyTorch hooks, captum, and the peers of `make peers` on the same job. Then
+every token of an answer, recorded while it is generated, and the embedded model's own jobs. Every figure is a
+ratio of times in the same process, the median of interleaved pairs. Writes overhead.json and overhead.md.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.arguments import positive
-from benchmarks.cost.jobs import Job, absent_peers, our_jobs, peer_jobs
+from benchmarks.cost import answers, elsewhere, embedded
+from benchmarks.cost.by_hand import peer_jobs
+from benchmarks.cost.jobs import Job, our_jobs
 from benchmarks.cost.pairs import Clock, measure, peak_memory, wall
 from benchmarks.cost.shape import Case, Shape
 from benchmarks.quality import report
 from benchmarks.quality.rows import Measure, Row, Spec
 from nam.errors import ConfigError, NamError, nearest
+from nam.mllm.gill_folder import weights_folder
 from nam.reduction.vocabulary import first_tokens
 
 #: glibc gives large blocks back at once and takes them anew, which slows large batches down.
@@ -47,26 +51,47 @@ MEMORY_TARGET = 5.0
 _ROOT = Path(__file__).parents[1]
 
 
+#: What `--only` may name beside jobs.
+SECTIONS = ("answers", "embedded", "peers")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How much is measured.
 
     Attributes:
         pairs: Of each job; of jobs that run the model many times three at most.
-        only: Parts of labels; jobs whose label holds none are left out. Empty for all.
-        clock: What time is measured by.
+        only: Parts of labels and of `SECTIONS`; what holds none of them is left out. Empty for all.
+        threads: Of this process and of the peers'.
+        cpu_time: Whether CPU time is measured instead of wall time.
+        weights: The embedded model's folder, or its name.
     """
 
     pairs: int = 15
     only: tuple[str, ...] = ()
-    clock: Clock = wall
+    threads: int = 1
+    cpu_time: bool = False
+    weights: str = "tiny_gill"
+
+    @property
+    def clock(self) -> Clock:
+        """What time is measured by."""
+        return time.process_time if self.cpu_time else wall
+
+    def wants(self, name: str) -> bool:
+        """Whether a job or a section is measured."""
+        return not self.only or any(part in name for part in self.only)
 
     def jobs(self, case: Case) -> list[Job]:
-        """The jobs to measure."""
+        """The jobs to measure.
+
+        Raises:
+            ConfigError: `only` names nothing at all.
+        """
         known = [*our_jobs(case), *peer_jobs(case)]
-        chosen = [job for job in known if not self.only or any(part in job.label for part in self.only)]
-        if not chosen:
-            hint = nearest(self.only[0], [job.name for job in known])
+        chosen = [job for job in known if self.wants(job.label)]
+        if not chosen and not any(map(self.wants, SECTIONS)):
+            hint = nearest(self.only[0], [*(job.name for job in known), *SECTIONS])
             raise ConfigError(f"--only: no job has such a name ({hint})")
         return chosen
 
@@ -76,10 +101,12 @@ def main(arguments: Sequence[str] | None = None, *, shape: Shape | None = None) 
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     torch.set_num_threads(options.threads)
-    clock = time.process_time if options.cpu_time else wall
-    plan = Plan(options.pairs, tuple(filter(None, options.only.split(","))), clock)
+    only = tuple(filter(None, options.only.split(",")))
+    plan = Plan(options.pairs, only, options.threads, options.cpu_time, options.weights)
     console, began = Console(), time.perf_counter()
     try:
+        if options.device != "cpu" and not torch.cuda.is_available():
+            raise ConfigError(f"--device {options.device}: PyTorch sees no GPU here")
         case = Case(shape or Shape(), device=options.device)
         rows = measure_all(case, plan)
     except NamError as error:
@@ -97,18 +124,18 @@ def main(arguments: Sequence[str] | None = None, *, shape: Shape | None = None) 
     (out / "overhead.md").write_text(markdown(rows, about), encoding="utf-8")
     report.print_table(rows, console)
     console.print(report.summary(rows))
-    console.print(_left_out(), highlight=False)
     console.print(f"written to {out}/overhead.md and overhead.json", highlight=False, soft_wrap=True)
     return rows
 
 
 def measure_all(case: Case, plan: Plan) -> list[Row]:
     """What is computed once for a model, then each job's time and memory."""
-    jobs = plan.jobs(case)
-    began = time.perf_counter()
-    first_tokens(case.mllm, norm="ignore", end="top")
-    spec = Spec("once", "the argmax of eq. 7 for every neuron", unit="s")
-    rows = [Row(ONCE, spec, Measure(time.perf_counter() - began))]
+    jobs, rows = plan.jobs(case), []
+    if jobs:
+        began = time.perf_counter()
+        first_tokens(case.mllm, norm="ignore", end="top")
+        spec = Spec("once", "the argmax of eq. 7 for every neuron", unit="s")
+        rows.append(Row(ONCE, spec, Measure(time.perf_counter() - began)))
     weights = sum(one.numel() * one.element_size() for one in case.mllm.language_model.parameters())
     found: dict[str, list[Row]] = {FORWARD: [], SAME: [], MEMORY: []}
     for job in track(jobs, description="measuring"):
@@ -126,7 +153,15 @@ def measure_all(case: Case, plan: Plan) -> list[Row]:
         memory = None if held is None else Measure(100 * held / weights, note=f"{held / 1e6:.1f} MB")
         target = MEMORY_TARGET if job.one_pass and job.count == 1 else None
         found[MEMORY].append(_row(MEMORY, job, memory, target, unit="%"))
-    return [*rows, *(row for section in found.values() for row in section)]
+    rows += [row for section in found.values() for row in section]
+    if plan.wants("answers"):
+        rows += answers.measure_answers(case.shape, device=case.device, pairs=plan.pairs, clock=plan.clock)
+    if plan.wants("embedded"):
+        folder = weights_folder(plan.weights)
+        rows += embedded.measure_embedded(folder, pairs=plan.pairs, clock=plan.clock)
+    if plan.wants("peers"):
+        rows += elsewhere.measure_peers(case, pairs=plan.pairs, threads=plan.threads, cpu_time=plan.cpu_time)
+    return rows
 
 
 def _row(section: str, job: Job, value: Measure | None, target: float | None, *, unit: str = "x") -> Row:
@@ -147,15 +182,9 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
         "",
         report.summary(rows),
         "",
-        _left_out(),
-        "",
         *report.section_tables(rows, interval="range"),
     ]
     return "\n".join(lines)
-
-
-def _left_out() -> str:
-    return f"Not measured, since they are not installed beside this project: {', '.join(absent_peers())}."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -163,7 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=positive, default=15, help="interleaved pairs of each job (15)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="all cores by default")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--only", default="", metavar="A,B", help="jobs whose names hold one of these words")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="A,B",
+        help=f"jobs whose names hold one of these words, or {', '.join(SECTIONS)}",
+    )
+    parser.add_argument("--weights", default="tiny_gill", help="the embedded model: a folder, or its name")
     parser.add_argument("--out", help="folder of the results (build/overhead)")
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU time instead of wall time, for a machine with other load"

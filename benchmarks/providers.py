@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.cost.pairs import Clock
 from benchmarks.quality.rows import Measure, Spec
 from benchmarks.regions import Effects, Region, ablated, draw_regions, predicted
 from nam.errors import ModelError, NamError
@@ -139,16 +140,16 @@ def agreement(gradients: Sequence[Tensor], bench: Bench) -> dict[str, Measure]:
     }
 
 
-def timed(provider: Relevance, bench: Bench) -> dict[str, Measure]:
+def timed(provider: Relevance, bench: Bench, *, clock: Clock = time.perf_counter) -> dict[str, Measure]:
     """Seconds a region, some at once, and the ratio to drawing the same pictures, in interleaved runs."""
     together = bench.regions[:_TOGETHER]
     seconds, shares = [], []
     for run in range(bench.runs + 1):
-        began = time.perf_counter()
+        began = clock()
         _draw(bench.mllm, together)
-        drawn = time.perf_counter()
+        drawn = clock()
         gradients_of(provider, bench.mllm, together)
-        ended = time.perf_counter()
+        ended = clock()
         if run:  # the first warms up
             seconds.append((ended - drawn) / len(together))
             shares.append(100 * (ended - drawn) / (drawn - began))

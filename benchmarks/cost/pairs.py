@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,24 +35,29 @@ def wall() -> float:
 
 
 def measure(job: Run, *, forward: Run, same_logits: Run, pairs: int, clock: Clock = wall) -> Ratios:
-    """Time a job beside two forward passes, `pairs` times in turn, every other time the other way round.
+    """Time a job beside two forward passes; see `paired`."""
+    return Ratios(*paired(job, (forward, same_logits), pairs=pairs, clock=clock))
 
-    What slows the machine down for a while then slows all three. Each is run once before.
+
+def paired(job: Run, beside: Sequence[Run], *, pairs: int, clock: Clock = wall) -> list[Measure]:
+    """The ratio of a job's time to that of each run beside it.
+
+    They run `pairs` times in turn, every other time the other way round: what slows the machine down for a
+    while then slows all of them. Each is run once before.
     """
-    runs = (forward, same_logits, job)
+    runs = (*beside, job)
     for run in runs:
         run()
-    over_forward, over_same = [], []
+    ratios: list[list[float]] = [[] for _ in beside]
     for pair in range(pairs):
-        order = runs if pair % 2 else runs[::-1]
         spent = {}
-        for run in order:
+        for run in runs if pair % 2 else runs[::-1]:
             began = clock()
             run()
             spent[run] = clock() - began
-        over_forward.append(spent[job] / spent[forward])
-        over_same.append(spent[job] / spent[same_logits])
-    return Ratios(Measure.median(over_forward), Measure.median(over_same))
+        for found, run in zip(ratios, beside, strict=True):
+            found.append(spent[job] / spent[run])
+    return [Measure.median(found) for found in ratios]
 
 
 def peak_memory(run: Run) -> int | None:

@@ -27,6 +27,7 @@ class Shape:
     Attributes:
         layers, hidden, ffn, heads, vocabulary: Of the language model.
         prompt: Tokens of the prompt; the target is what follows it.
+        tied: Whether the unembedding is the embedding, as in OPT; a random model then repeats itself.
         seed: Of weights and tokens.
     """
 
@@ -36,6 +37,7 @@ class Shape:
     heads: int = 12
     vocabulary: int = 50_272
     prompt: int = 32
+    tied: bool = True
     seed: int = 0
 
 
@@ -48,7 +50,7 @@ class Case:
     """
 
     def __init__(self, shape: Shape, *, device: str = "cpu") -> None:
-        self.shape = shape
+        self.shape, self.device = shape, device
         generator = torch.Generator().manual_seed(shape.seed)
         ids = torch.randperm(shape.vocabulary, generator=generator)[: shape.prompt + MANY].tolist()
         self.prompt: list[int] = ids[: shape.prompt]
@@ -107,7 +109,8 @@ def _model(shape: Shape) -> GILL:
             ffn_dim=shape.ffn,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
-            max_position_embeddings=max(64, shape.prompt + 1),
+            max_position_embeddings=max(128, shape.prompt + 1),
+            tie_word_embeddings=shape.tied,
         )
         # The picture side is never used; it is as small as it can be.
         conventions = GillConfig(mapper_dim=2, mapper_heads=1, mapper_layers=1, gen_emb_dim=2, vision_dim=1)

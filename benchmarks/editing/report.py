@@ -19,9 +19,9 @@ renders alone; "CLIP prefers target" asks the model's own CLIP, a second opinion
 `nam.world.language.parse`. "Kept" means the same as the unedited model gives for the same prompt and noise:
 the same things drawn, the same words said. Shares are in percent, pooled over edits, with Wilson's 95 %
 interval in brackets; means have a bootstrap interval over the edits. Probabilities and KL are of the answers
-that the unedited model gave, read again by the edited one. `layer` is the naive baseline, fine-tuning of the
-one layer that holds most of the chosen neurons; `scale` multiplies the chosen value vectors by 0, which
-removes the source and aims at nothing.
+that the unedited model gave, read again by the edited one; "others' pixels" is the mean change of a pixel in
+grey levels of 255. `layer` is the naive baseline, fine-tuning of the one layer that holds most of the chosen
+neurons; `scale` multiplies the chosen value vectors by 0, which removes the source and aims at nothing.
 """
 
 _ABOUT = {
@@ -33,7 +33,8 @@ _ABOUT = {
     "are the things that no edit is about.",
     "growth": "The paper's table 3: eq. 8 within a budget of norm that grows until the judge sees the target "
     "rather than the source, by the same rule for every selection; the norm is where the two are equally "
-    "likely, over edits and seeds of noise. Nothing is asked to stay, as in the paper.",
+    "likely, over the edits and seeds of noise that turned: one that never turns has no such norm, so a "
+    "selection that turns fewer looks cheaper than it is. Nothing is asked to stay, as in the paper.",
     "selections": "Fine-tuning until the pictures' conditioning is equally close, on neurons that each "
     "method selects.",
 }

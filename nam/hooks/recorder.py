@@ -31,7 +31,7 @@ class Recorded:
     stream: Tensor | None
 
     def at(self, positions: Sequence[int]) -> Recorded:
-        """A copy of some of the positions.
+        """Some of the positions: a view where they follow one another, else a copy.
 
         Raises:
             InputError: one of them was not recorded.
@@ -42,9 +42,12 @@ class Recorded:
         missing = [position for position in positions if position not in known]
         if missing:
             raise InputError(f"position {missing[0]} was not recorded; recorded are {list(self.positions)}")
-        index = torch.tensor([known[p] for p in positions], dtype=torch.long, device=self.activations.device)
-        stream = None if self.stream is None else self.stream.index_select(0, index)
-        return Recorded(tuple(positions), self.activations.index_select(1, index), stream)
+        index = [known[position] for position in positions]
+        rows: slice | list[int] = index
+        if index and index == list(range(index[0], index[0] + len(index))):
+            rows = slice(index[0], index[0] + len(index))
+        stream = None if self.stream is None else self.stream[rows]
+        return Recorded(tuple(positions), self.activations[:, rows], stream)
 
 
 class Recorder(SiteHooks):

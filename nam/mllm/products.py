@@ -1,7 +1,7 @@
 """Products of float32 matrices on the CPU by oneDNN, which PyTorch brings along beside its BLAS.
 
-Some CPUs run one far faster than the other: AMD's Zen 5 computes 220 GFLOPS a core by oneDNN, and 93 by the MKL of
-PyTorch's own build, which knows no AVX-512 there. Where both know the CPU they are alike.
+Some CPUs run one far faster than the other: a core of AMD's Zen 5 computes 220 GFLOPS by oneDNN, and 93 by
+the MKL of PyTorch's own build, which uses no AVX-512 there. Where both know the CPU they are alike.
 """
 
 from __future__ import annotations

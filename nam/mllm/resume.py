@@ -102,21 +102,23 @@ class Trace:
             out = self._call(layer, rows, Keys(traced.held), start=self.start, stop=self.stop, times=size)
         return out.reshape(-1, width, out.shape[-1])[:count]
 
-    def finish(self, rows: Tensor, *, start: int) -> Tensor:
-        """The last layer for rows (N, W, H) that enter it, as in `step`, where only positions from `start` on
-        are wanted: (N, stop - start, H). Of those before, keys and values are all that is computed."""
-        layer, early = len(self.layers) - 1, start - self.start
-        if not early or not len(rows):
-            return self.step(layer, rows)[:, early:]
+    def towards(self, layer: int, rows: Tensor, *, start: int) -> Tensor:
+        """`step`, where in the end only positions from `start` on are wanted.
+
+        The last layer then gives these alone, (N, stop - start, H), and computes no more than keys and values
+        of those before.
+        """
+        early = start - self.start
+        if not early or not len(rows) or layer < len(self.layers) - 1:
+            out = self.step(layer, rows)
+            return out[:, early:] if layer == len(self.layers) - 1 else out
         rows = rows.to(self.layers[layer].entering.device)
         keys = Keys(self.layers[layer].held, enough=True)
         with suppress(Enough):
             self._call(layer, rows[:, :early], keys, start=self.start, stop=start)
         return self._call(layer, rows[:, early:], Keys(keys.held), start=start, stop=self.stop)
 
-    def _call(
-        self, layer: int, rows: Tensor, keys: Keys, *, start: int, stop: int, times: int = 1
-    ) -> Tensor:
+    def _call(self, layer: int, rows: Tensor, keys: Keys, *, start: int, stop: int, times: int = 1) -> Tensor:
         """A layer for `times` copies of some positions, behind those that the keys are of."""
         settings = dict(self.layers[layer].settings)
         window = {"start": start, "stop": stop, "times": times}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nam.errors import ModelError
 from nam.hooks import Intervention, Recorder, Visit
-from nam.mllm.resume import Trace, Write, ffns_add_up, trace
+from nam.mllm.resume import AT_ONCE, Trace, Write, ffns_add_up, trace
 from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _resumed(
 
     `check`: what the same way must give where nothing is ablated, (P, H).
     """
-    mllm, first = context.mllm, int(rows.layers[0])
+    mllm, wanted, first = context.mllm, context.target.positions, int(rows.layers[0])
     if mllm not in _ADDS_UP:
         _ADDS_UP[mllm] = ffns_add_up(traced)
     adds_up = _ADDS_UP[mllm]
@@ -188,9 +188,9 @@ def _resumed(
             x = traced.step(layer, torch.cat([x.to(start.device), start]), write=write)
             continue
         # What a neuron writes is all that changes in its own layer, which is not run again.
-        x = x if layer == first else traced.step(layer, x)
-        x = torch.cat([x, _without(traced, layer, mine, at)])
-    x = x[:, [position - traced.start for position in context.target.positions]]
+        x = x if layer == first else traced.towards(layer, x, start=wanted[0])
+        x = torch.cat([x, _without(traced, layer, mine, at)[:, -x.shape[1] :]])
+    x = x[:, [position - traced.stop for position in wanted]]  # the window's end alone leaves the last layer
     hidden: Tensor = x if mllm.final_norm is None else mllm.final_norm(x)
     if check is None:
         return hidden
@@ -202,9 +202,8 @@ def _without(traced: Trace, layer: int, rows: _Rows, at: Sequence[int]) -> Tenso
     """The residual stream after the neurons' own layer, (n, W, H)."""
     stream, weight = traced.layers[layer].leaving, traced.layers[layer].linear.weight
     vectors = weight[:, rows.units.to(weight.device)].T.to(rows.change.dtype)
-    change = rows.change.new_zeros(len(rows), len(stream))
-    change[:, at] = rows.change
-    change = change.to(weight.device)
+    change = rows.change.new_zeros(len(rows), len(stream), device=weight.device)
+    change[:, at] = rows.change.to(weight.device)
     return (stream.to(change.dtype) - change[..., None] * vectors[:, None]).to(stream.dtype)
 
 
@@ -228,8 +227,7 @@ def _compare(found: Tensor, expected: Tensor, *, name: str) -> None:
     if bool(expected.isfinite().all()) and not bool(off <= tolerance):
         raise ModelError(
             f"{name} computes other hidden states when its forward pass goes on from a layer (off by up to "
-            f"{float(off):.3g} of {float(expected.abs().max()):.3g}); set "
-            "reduction.ablation.resume=false, or reduction.nam_total.rerun=0"
+            f"{float(off):.3g} of {float(expected.abs().max()):.3g}); {AT_ONCE}"
         )
 
 

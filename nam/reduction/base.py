@@ -14,6 +14,7 @@ from nam.checks import whole
 from nam.errors import ConfigError, InputError, ScoreError
 from nam.hooks import Recorded
 from nam.mllm.norm import pulled_back, read_final_norm
+from nam.mllm.products import linear
 from nam.reduction.reading import Reading
 from nam.types import Concept, Generation, Scores, Target
 
@@ -125,8 +126,7 @@ class Method(ABC):
             return []
         scores = [found.to(torch.float32) for found in self._score_batch(contexts)]
         _require_finite_activations(contexts, unread)
-        for index, found in enumerate(scores):
-            _require_finite(found, f"a score of {self.name}", index)
+        _require_finite(scores, f"a score of {self.name}", range(len(scores)))
         return scores
 
     @abstractmethod
@@ -187,15 +187,13 @@ def contributions_of(contexts: Sequence[Context], directions: Sequence[Tensor]) 
         return []
     sites, rows = contexts[0].mllm.ffn_sites, torch.cat(list(directions))
     found = rows.new_empty(len(sites), len(rows), sites[0].width)
-    for site, out in zip(sites, found, strict=True):
-        along = rows
-        if not site.straight:
-            activations = torch.cat([context.activations[site.layer] for context in contexts])
-            along = pulled_back(site, rows, activations)
+    by_layer = zip(*(context.activations.unbind() for context in contexts), strict=True)
+    for site, out, read in zip(sites, found, by_layer, strict=True):
+        a = torch.cat(read)
+        along = rows if site.straight else pulled_back(site, rows, a)
         # One product a layer for all directions; half-precision weights are widened one layer at a time.
-        torch.mm(along, site.value_vectors.detach().to(rows), out=out)
-    parts = found.split([len(one) for one in directions], dim=1)
-    return [part.mul_(context.activations) for part, context in zip(parts, contexts, strict=True)]
+        torch.mul(linear(along, site.value_vectors.detach().to(rows).T), a, out=out)
+    return list(found.split([len(one) for one in directions], dim=1))
 
 
 def contributions_at(
@@ -227,19 +225,20 @@ def contributions_at(
 
 
 def _require_finite_activations(contexts: Sequence[Context], indices: Collection[int]) -> None:
-    seen: set[int] = set()
-    for index in sorted(indices):
-        activations = contexts[index].activations
-        if id(activations) not in seen:
-            _require_finite(activations, "an activation", index)
-        seen.add(id(activations))
+    by_id = {id(contexts[index].activations): index for index in sorted(indices, reverse=True)}
+    first = sorted(by_id.values())
+    _require_finite([contexts[index].activations for index in first], "an activation", first)
 
 
-def _require_finite(values: Tensor, what: str, index: int) -> None:
-    # One pass: what is not finite makes the sum so. A sum can also overflow, hence the second look.
-    if bool(values.sum().isfinite()) or bool(values.isfinite().all()):
+def _require_finite(tensors: Sequence[Tensor], what: str, indices: Sequence[int]) -> None:
+    """Refuse values that are not finite; `indices`: what the message calls the target of each tensor."""
+    # What is not finite makes the sum so: one pass, and one look for all. A sum can also overflow.
+    if not tensors or bool(torch.stack([values.sum() for values in tensors]).isfinite().all()):
         return
-    place = (~values.isfinite()).nonzero()[0].tolist()
-    raise ScoreError(
-        f"target {index}: {what} is {values[tuple(place)].item()} at layer {place[0]}, unit {place[-1]}"
-    )
+    for index, values in zip(indices, tensors, strict=True):
+        if not bool(values.isfinite().all()):
+            place = (~values.isfinite()).nonzero()[0].tolist()
+            raise ScoreError(
+                f"target {index}: {what} is {values[tuple(place)].item()} at layer {place[0]}, "
+                f"unit {place[-1]}"
+            )

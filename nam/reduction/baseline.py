@@ -12,7 +12,7 @@ from torch import Tensor
 from nam.data.prompts import ScenePrompts
 from nam.errors import InputError
 from nam.hooks import Recorder
-from nam.types import Modality, Sample
+from nam.types import MEDIA, Modality, Sample
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
@@ -32,11 +32,11 @@ def mean_activations(mllm: MLLM, *, modality: Modality = "text") -> Tensor:
     """Each neuron's mean activation over the answers to `REFERENCE`, (L, d) on the model's device.
 
     float32, or float64 for such a model. Every position of every answer counts once: for "text" those whose
-    forward passes predict the answer's words and its end, for "image" the [IMG] positions. It is found once
-    for a model, and again when a weight has changed.
+    forward passes predict the answer's words and its end, for "image" the [IMG] positions, for "audio" and
+    "video" the tokens that stand there. It is found once for a model, and again when a weight has changed.
 
     Raises:
-        InputError: for "image", the model announces no picture in any answer.
+        InputError: the model announces no picture, sound or video in any answer.
     """
     state = tuple((p.data_ptr(), p.device, p.dtype, p._version) for p in mllm.language_model.parameters())
     known = _FOUND.setdefault(mllm, {})
@@ -49,8 +49,9 @@ def _measure(mllm: MLLM, modality: Modality) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         read = [(activations.sum(1), activations.shape[1]) for activations in _read(mllm, modality)]
         if not read:
+            name = "word" if modality == "text" else MEDIA[modality]
             raise InputError(
-                f"{mllm.name} announces no picture in any answer to the reference prompts, so there is no "
+                f"{mllm.name} announces no {name} in any answer to the reference prompts, so there is no "
                 "mean to compare with: set reduction.<method>.baseline=zero"
             )
         sums, counts = zip(*read, strict=True)
@@ -66,6 +67,6 @@ def _read(mllm: MLLM, modality: Modality) -> Iterator[Tensor]:
         generations = mllm.generate_batch(samples, draw=False, record=recorder)
         for generation, recorded in zip(generations, recorder.recorded, strict=True):
             img = set(generation.spans.img)
-            wanted = [at for at in recorded.positions if (at in img) is (modality == "image")]
-            if wanted:
+            wanted = [at for at in recorded.positions if (at in img) is (modality != "text")]
+            if wanted and modality in ("text", generation.medium):
                 yield recorded.at(wanted).activations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -66,7 +67,6 @@ def over_positions(values: Tensor, *, how: Literal["mean", "max"]) -> Tensor:
 
 def _one_of(tokens: Tensor, ids: Collection[int]) -> Tensor:
     """Which tokens are among the few `ids`: a comparison each is ten times as fast as `torch.isin`."""
-    found = torch.zeros_like(tokens, dtype=torch.bool)
-    for token in sorted(ids):
-        found |= tokens == token
-    return found
+    if not ids:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    return reduce(torch.logical_or, (tokens == token for token in sorted(ids)))

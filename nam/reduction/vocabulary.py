@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nam.mllm.norm import HeldNorm, arriving, read_final_norm
+from nam.mllm.products import linear
 from nam.reduction.constants import once
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _search(mllm: MLLM, norm: HeldNorm | None, *, sign: int) -> Tensor:
         tokens = torch.zeros(site.width, dtype=torch.long, device=vectors.device)
         step = max(CHUNK // site.width, 1)
         for start in range(0, len(unembedding), step):
-            logits, token = (vectors @ unembedding[start : start + step].T.to(vectors)).max(dim=1)
+            logits, token = linear(vectors, unembedding[start : start + step].to(vectors)).max(dim=1)
             # Of two equal tokens the earlier one stays, as in an argmax over all.
             tokens = torch.where(logits > best, token + start, tokens)
             best = torch.maximum(logits, best)

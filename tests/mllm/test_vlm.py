@@ -180,7 +180,7 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, monkeypatch: p
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "florence2"}))
     with pytest.raises(ModelError, match="encoder-decoder models such as florence2"):
         read_vlm(id=tmp_path)
-    with pytest.raises(ModelError, match="mllm.id: no/such_model is no folder and was not fetched before"):
+    with pytest.raises(ModelError, match=r"mllm\.id: no/such_model is no folder and was not fetched before"):
         read_vlm(id="no/such_model")
 
 

@@ -315,3 +315,33 @@ def test_answers_of_one_batch_are_scored_as_alone(gill_folder: Path) -> None:
     for scores, generation, target in zip(together, generations, targets, strict=True):
         alone = method.score(contexts_of(mllm, [generation], [target])[0])
         torch.testing.assert_close(scores, alone, atol=1e-4 * float(alone.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("positions", ["target", "all"])
+def test_in_single_precision(gill_folder: Path, positions: Positions) -> None:
+    mllm = build("opt", gill_folder)
+    context, neurons = context_of(mllm, "several"), some_neurons(mllm)
+    found = ablated_hidden(context, neurons, positions=positions)
+    expected = by_loop(context, list(neurons), positions=positions, baseline=None)
+    torch.testing.assert_close(found.hidden, expected, atol=1e-5 * float(found.plain.abs().max()), rtol=0)
+
+
+def test_the_last_layer_runs_at_the_targets_positions_alone(gill_folder: Path) -> None:
+    mllm = build("opt", gill_folder)
+    context, neurons = context_of(mllm, "one"), some_neurons(mllm)
+    blocks, tokens = mllm.language_model.get_decoder().layers, [0, 0]
+    ablated_hidden(context, neurons, positions="all")  # whether FFNs add up is found out once for a model
+    hooks = [
+        blocks[layer].fc1.register_forward_hook(
+            lambda module, given, out, layer=layer: tokens.__setitem__(layer, tokens[layer] + len(given[0]))
+        )
+        for layer in (0, len(blocks) - 1)
+    ]
+    ablated_hidden(context, neurons, positions="all")
+    for hook in hooks:
+        hook.remove()
+    # The answer is read once; then one row each, and one that nothing is ablated in, at one position.
+    read = context.target.positions[-1] + 1
+    moved = sum(neuron.layer < len(blocks) - 1 for neuron in neurons)
+    assert tokens[0] == read
+    assert read < tokens[-1] <= read + moved + 1
