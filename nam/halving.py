@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 #: Errors that concern every sample alike: they end a run.
 FATAL = (ConfigError, ModelError)
 
+#: Of an accelerator's errors, those after which every later call in the process fails too.
+LOST = re.compile(
+    "device-side assert|illegal memory access|launch failure|uncorrectable|misaligned address|device.* lost"
+)
+
 T = TypeVar("T")
 
 
@@ -52,7 +57,8 @@ def halve(
     """Run on all things at once; where that fails, on each half, down to the one thing to blame.
 
     Out of memory thus means smaller batches, in later calls with the same `limit` from the start. Raises
-    errors that concern every sample (`FATAL`).
+    errors that concern every sample (`FATAL`), and ModelError where the accelerator is lost: no sample is to
+    blame for that, nor would the next one fare better.
     """
     if not things:
         return
@@ -65,6 +71,10 @@ def halve(
     except FATAL:
         raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and LOST.search(str(error)):
+            raise ModelError(
+                f"the accelerator is lost ({reason(error)}): what was finished is kept; go on with resume="
+            ) from error
         full = out_of_memory(error)
         if full:
             limit.lower(len(things))

@@ -38,10 +38,12 @@ class Death:
     Attributes:
         event: At its how-manieth opening or change of a file in the run folder, from 1.
         delay: Seconds later, 0 for at once.
+        of: Counts only files with this in their path.
     """
 
     event: int
     delay: float = 0.0
+    of: str = ""
 
 
 def context() -> Any:
@@ -52,7 +54,13 @@ def context() -> Any:
 
 
 def run(
-    arguments: Sequence[str], *, folder: Path, processes: int = 1, death: Death | None = None, victim: int = 0
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    processes: int = 1,
+    death: Death | None = None,
+    victim: int = 0,
+    longest: float = 300.0,
 ) -> tuple[bool, int]:
     """Run the command in so many processes, as torchrun starts them.
 
@@ -62,6 +70,7 @@ def run(
         processes: Their number.
         death: When `victim` dies; the others are then killed too.
         victim: Rank of a process.
+        longest: Seconds after which it is given up.
 
     Returns:
         Whether it was killed, and the number of events that the first process saw.
@@ -75,12 +84,14 @@ def run(
         process = ctx.Process(target=_job, args=(list(arguments), rank, processes, port, *rules))
         process.start()
         started.append(process)
-    started[victim].join(300)
+    started[victim].join(longest)
     killed = started[victim].exitcode in (-signal.SIGKILL, -signal.SIGALRM)
     for process in started:
         if killed:
             process.kill()
-        process.join(300)
+        process.join(60)
+        if process.exitcode is None:
+            process.kill()
         if not killed and process.exitcode != 0:
             raise AssertionError(f"the command ended with {process.exitcode}")
     return killed, events.value
@@ -104,15 +115,18 @@ def _job(
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     sys.argv = ["attribute.py", *arguments]
-    seen = 0
+    seen = counted = 0
 
     def watch(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal seen
+        nonlocal seen, counted
         if event in EVENTS and given and str(given[0]).startswith(folder):
             seen += 1
             if events is not None:
                 events.value = seen
-            if death is not None and seen == death.event:
+            if death is None or death.of not in str(given[0]):
+                return
+            counted += 1
+            if counted == death.event:
                 if death.delay:
                     signal.setitimer(signal.ITIMER_REAL, death.delay)  # whose default is to end the process
                 else:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -229,16 +230,17 @@ REFUSED = [
     (["data.batch_size=0"], "data.batch_size must be at least 1"),
     (["data.source.table=none.csv"], "there is no such file"),
     (["data.source.table=table.txt"], "must be a .csv or .jsonl file"),
+    (["trainer.strategy=fsdp"], "trainer.strategy=fsdp is not supported: every process needs"),
     (["trainer.inference_mode=true"], "trainer.inference_mode must be false"),
     (["report.tops=3"], "did you mean 'report.top'?"),
     (["report.top=-1"], "report.top must be at least 1, got -1"),
     (["report.samples=-1"], "report.samples must be at least 1, got -1"),
     (["words=0"], "words must be at least 1"),
     (["seed=4294967296"], "seed must be at least 0 and at most 4294967295"),
-    (["segmenter=null"], "segmenter=null: no such option; choose from none, scenes, truth, or leave it out"),
-    (["mllm=null"], "mllm=null: no such option; choose from gill, gill/tiny_random, tiny_gill"),
+    (["segmenter=null"], "segmenter=null: no such option; choose from "),
+    (["mllm=null"], "mllm=null: no such option; choose from "),
     (["relevance=null"], "relevance=null: no such option; choose from attention, gradient"),
-    (["evaluate=null"], "evaluate=null: no such option; choose from leaderboard, named, or leave it out"),
+    (["evaluate=null"], "evaluate=null: no such option; choose from leaderboard, named, "),
     (["~relevance"], "'relevance' is not chosen: set relevance=NAME, one of attention, gradient"),
     (["~top"], "'top' is missing"),
     (["+sed=1"], "unknown key 'sed': did you mean 'seed'?"),
@@ -344,7 +346,7 @@ def test_a_folder_takes_one_run(run: Callable[..., Path], capsys: pytest.Capture
     with pytest.raises(SystemExit) as stop:
         run("out")
     assert stop.value.code == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "holds a finished run: set run_dir to another folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         run("out", "resume=out")
     assert stop.value.code == 2
@@ -354,8 +356,10 @@ def test_a_folder_takes_one_run(run: Callable[..., Path], capsys: pytest.Capture
 @pytest.mark.parametrize("group", ["data", "segmenter", "relevance", "reduction", "logger", "debug"])
 def test_every_option_fits_the_real_signatures(group: str) -> None:
     for option in group_options(group):
-        table = ["data.source.table=x.csv"] if option == "folder" else []
-        check_attribution(compose("attribute", [f"{group}={option}", *table]))
+        cfg = compose("attribute", [f"{group}={option}"])
+        for key in OmegaConf.missing_keys(cfg):  # what only a user can know
+            OmegaConf.update(cfg, key, ["horse"] if key.endswith("concepts") else "x.csv")
+        check_attribution(cfg)
 
 
 @pytest.mark.parametrize("experiment", [name for name in group_options("experiment") if "/" not in name])

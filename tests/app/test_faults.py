@@ -40,7 +40,8 @@ def run(
             return module
 
         GlobalHydra.instance().clear()
-        mine = ["data.batch_size=4", "reduction=[nam,gradxact]", f"run_dir={folder}", *overrides]
+        place = [] if any(one.startswith("resume=") for one in overrides) else [f"run_dir={folder}"]
+        mine = ["data.batch_size=4", "reduction=[nam,gradxact]", *place, *overrides]
         with monkeypatch.context() as patch:
             patch.setattr(attribute, "module_of", faulty)
             patch.setattr("sys.argv", ["attribute.py", *command_line(gill_folder, table), *mine])
@@ -127,6 +128,28 @@ def test_a_poisoned_sample_is_an_error_row_and_disturbs_no_other(
     assert list(broken.neurons["sample"]) == list(kept["sample"])
     close = 1e-4 * float(kept["score"].abs().max())
     assert abs(broken.neurons["score"] - kept["score"]).max() <= close
+
+
+def test_a_lost_device_ends_the_run_and_blames_no_sample(
+    run: Callable[..., Path], whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def lost(model: GILL) -> None:
+        def look(embeds: torch.Tensor) -> None:
+            seen.append(len(embeds))
+            if len(Run("broken").done) >= 4:
+                raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be")
+
+        on_forward(model, look)
+
+    with pytest.raises(SystemExit) as stop:
+        run("broken", lost)
+    assert stop.value.code == 2
+    assert "error: the accelerator is lost (RuntimeError: CUDA error: device-side" in capsys.readouterr().err
+    broken = Run("broken")
+    assert (len(broken.samples), set(broken.samples["status"])) == (4, {"ok"})
+    assert_same(whole, run("broken", None, "resume=broken"))
 
 
 def test_later_batches_start_with_what_has_fitted(caplog: pytest.LogCaptureFixture) -> None:

@@ -58,7 +58,8 @@ def test_ten_times_the_samples_take_the_same_memory(tmp_path: Path) -> None:
         asked = [f"data.source.{kind}={count * times}" for kind, count in (("draw", 8), ("riddle", 8))]
         others = [f"data.source.{kind}=0" for kind in ("draw_two", "draw_riddle", "caption")]
         cheap = ["mllm.steps=1", "relevance=last", "segmenter=none", "trainer=cpu", "logger=none"]
-        run([*asked, *others, *cheap, "data.source.concepts=[]", f"run_dir={folder}"], folder=folder)
+        mine = [*asked, *others, *cheap, "data.source.concepts=[]", f"run_dir={folder}"]
+        run(mine, folder=folder, longest=1800)
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["samples"] == 13 * 16 * times
         peaks[times] = metrics["peak_memory"]["host"]

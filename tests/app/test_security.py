@@ -18,7 +18,9 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.app import attribute, train
+from nam.errors import ModelError
 from nam.mllm.gill import GILL
+from nam.mllm.tensors import read_torch_file
 from nam.store import Run
 from tests.app.line_part import ARGS, install
 from tests.runs import command_line, write_table
@@ -117,6 +119,41 @@ def test_a_configuration_builds_nothing_foreign(
 ) -> None:
     line = refused(attribute.main, f"{key}._target_={target}", f"+{key}.command=touch proof", "run_dir=out")
     assert f"{key}._target_={target!r} is refused" in line
+    assert not (tmp_path / "proof").exists()
+
+
+def test_a_checkpoint_of_torch_is_read_without_what_it_would_run(tmp_path: Path) -> None:
+    """The one place where torch's own format is opened: GILL's and NExT-GPT's files as they are published."""
+    path = tmp_path / "pretrained_ckpt.pth.tar"
+    for content in ({"state_dict": Bomb(tmp_path / "proof")}, Bomb(tmp_path / "proof")):
+        torch.save(content, path)
+        with pytest.raises(ModelError, match=r"pretrained_ckpt\.pth\.tar"):
+            read_torch_file(path)
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "proof"), protocol=2))
+    with pytest.raises(ModelError, match=r"pretrained_ckpt\.pth\.tar"):
+        read_torch_file(path)
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{overrides: ['+hydra.callbacks.evil={_target_: os.makedirs, name: proof}']}", "config"),
+        ("{overrides: ['--config-dir=evil', 'hydra/launcher=evil', '~hydra.run']}", "config"),
+        ("{overrides: ['data._target_=os.system', '+data.command=touch proof']}", "is refused"),
+        ("{overrides: 3}", "is no configuration of a run"),
+        ("!!python/object/apply:os.system ['touch proof']", "cannot read"),
+        ("[1, 2", "cannot read"),
+    ],
+)
+def test_a_run_folder_that_was_handed_over_starts_nothing(
+    content: str, words: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(content)
+    # Nothing of Hydra's is taken over: what remains differs from the (missing) settings of the run.
+    line = refused(attribute.main, "resume=run", "mllm.folder=nowhere")
+    assert words in line or "resume=run: the run was started with" in line
     assert not (tmp_path / "proof").exists()
 
 

@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from nam.app.attribute import main
 from nam.mllm.gill import GILL
 from nam.report.tops import own_words, top_neurons
+from nam.report.tracking import FILES
 from nam.store import Run
 from tests.runs import PROMPTS, write_table
 
@@ -62,8 +63,11 @@ def records(path: Path) -> list[Any]:
     return found
 
 
-def test_both_loggers_get_scalars_table_overlays_and_histograms(folder: Callable[..., Path]) -> None:
+def test_both_loggers_get_scalars_table_overlays_and_histograms(
+    folder: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     out = folder()
+    assert "anonymous" not in capfd.readouterr().err  # a setting of which wandb says that it does nothing
     (path,) = out.glob("wandb/offline-run-*/*.wandb")
     history: dict[str, Any] = {}
     config: dict[str, Any] = {}
@@ -92,6 +96,19 @@ def test_both_loggers_get_scalars_table_overlays_and_histograms(folder: Callable
     assert curves["progress/samples"].dropna().tolist() == [len(PROMPTS)]
 
 
+def test_an_artifact_holds_report_tables_and_manifest(folder: Callable[..., Path]) -> None:
+    out = folder()
+    (path,) = out.glob("wandb/offline-run-*/*.wandb")
+    found = [one for r in records(path) for one in (r.artifact, r.request.log_artifact.artifact) if one.name]
+    (artifact,) = [one for one in found if one.type == "attribution"]
+    assert artifact.name == "attribution-out"
+    sizes = {entry.path: entry.size for entry in artifact.manifest.contents}
+    assert sizes == {name: (out / name).stat().st_size for name in FILES}
+    # What is uploaded later is read where the run left it.
+    assert {entry.local_path for entry in artifact.manifest.contents} == {str(out / name) for name in FILES}
+    assert json.loads(artifact.metadata)["samples"] == len(PROMPTS)
+
+
 def test_a_tracker_that_fails_does_not_end_the_run(
     folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,10 +117,10 @@ def test_a_tracker_that_fails_does_not_end_the_run(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no server")
 
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.log_metrics", refuse)
+    monkeypatch.setattr("lightning.pytorch.loggers.CSVLogger.log_metrics", refuse)
     monkeypatch.setattr("nam.report.tracking.log.warning", lambda text, *values: warned.append(text % values))
     assert Run(folder()).finished
-    assert "WandbLogger could not take the results: no server" in warned
+    assert "CSVLogger could not take the results: no server" in warned
 
 
 def test_own_words_are_counted_by_hand(folder: Callable[..., Path]) -> None:

@@ -36,6 +36,20 @@ def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     main()
 
 
+def test_a_figure_that_is_no_number_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = LinePart.validation_step
+
+    def spoil(part: LinePart, batch: list[torch.Tensor], index: int) -> None:
+        step(part, batch, index)
+        part.log("val/spoilt", torch.tensor(float("nan")))
+
+    monkeypatch.setattr(LinePart, "validation_step", spoil)
+    run(monkeypatch, "experiment=line/first")
+    metrics = json.loads(Path("runs/train/now/metrics.json").read_text())
+    assert metrics["val/spoilt"] is None
+    assert metrics["val/loss"] < 0.1
+
+
 def step_of(run: Path) -> int:
     """Steps trained, by the run's checkpoint, which needs no pickle to read."""
     state: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -135,11 +149,12 @@ def test_all_parts_in_turn_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wandb_is_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from nam.app.loggers import wandb_logger
+    from nam.app.loggers import end_records, wandb_logger
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert wandb_logger(folder=str(tmp_path), project="nam")._offline is True
-    assert wandb_logger(folder=str(tmp_path), project="nam", offline=True)._offline is True
+    for offline in (None, True):
+        assert wandb_logger(folder=str(tmp_path), project="nam", offline=offline).experiment.settings._offline
+        end_records(failed=False)
 
 
 def test_two_processes_share_one_run_folder(tmp_path: Path) -> None:
