@@ -143,17 +143,14 @@ def test_what_goes_wrong_half_way_is_waited_for_no_longer_than_is_said(
     assert len(records(Path("next"), "offline-run")) == 1
 
 
-def test_processes_keep_logs_of_their_own(tmp_path: Path) -> None:
+def test_processes_keep_logs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, path = logging.getLogger(), tmp_path / "attribute.log"
     for rank, name in ((0, path.name), (3, "attribute-3.log")):
         handler = logging.FileHandler(path)
-        root.addHandler(handler)
-        try:
-            log_apart(rank)
-            root.error("out of memory in %d", rank)
-        finally:
-            root.removeHandler(handler)
-            handler.close()
+        monkeypatch.setattr(root, "handlers", [handler])  # without those that other runs have left
+        log_apart(rank)
+        root.error("out of memory in %d", rank)
+        handler.close()
         assert f"out of memory in {rank}" in (tmp_path / name).read_text()
     assert "in 3" not in path.read_text()
 
