@@ -19,18 +19,22 @@ from rich.table import Table
 from nam.app.attributor import attributor_of, reductions_of
 from nam.app.build import build, build_all
 from nam.app.config import check_run_folder, claim_run_folder
+from nam.app.leaderboard_checks import (
+    MARKDOWN_FILE,
+    PROMPTS_FILE,
+    TABLE_FILE,
+    check_cache,
+    check_resumed,
+    part_file,
+    read_judge,
+    refuse_finished,
+)
 from nam.app.settings import SETTLED
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
+    from nam.evaluate.judge import Judge
     from nam.evaluate.leaderboard import Bench, Case, Figure, Leaderboard, Row
-
-#: Files of the run folder.
-TABLE_FILE, PROMPTS_FILE, MARKDOWN_FILE = (
-    "leaderboard.parquet",
-    "leaderboard_prompts.parquet",
-    "leaderboard.md",
-)
 
 
 def run(cfg: DictConfig) -> Path:
@@ -41,6 +45,8 @@ def run(cfg: DictConfig) -> Path:
     from nam.evaluate.leaderboard import split_items, with_region
 
     check_run_folder(cfg, settled=SETTLED)
+    if cfg.resume:
+        check_resumed(cfg, settings)
     items = split_items(source, split=settings.split, tuning=settings.tuning, seed=cfg.seed)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     attributor = attributor_of(cfg, methods=with_region(reductions_of(cfg)))
@@ -48,17 +54,22 @@ def run(cfg: DictConfig) -> Path:
         raise ConfigError(
             f"evaluate.reference={settings.reference} is not among reduction={list(attributor.methods)}"
         )
+    for part in settings.parts.values():
+        if part is not None:
+            part.check(list(attributor.methods))
+    judge = read_judge(settings)
+    check_cache(settings)
     claim_run_folder(cfg, settled=SETTLED)
     folder = Path(cfg.run_dir)
-    manifest = _manifest(cfg, attributor, folder)
+    manifest = _manifest(cfg, settings, attributor, folder)
     with _progress() as tell:
-        bench, errors = _bench(cfg, settings, attributor, items, tell)
+        bench, errors = _bench(cfg, settings, attributor, items, judge, tell)
         figures = _measured(settings, bench, folder)
     manifest["seconds"] = round(time.perf_counter() - began, 1)
     return _close(cfg, settings, bench, figures, errors, manifest)
 
 
-def _manifest(cfg: DictConfig, attributor: Any, folder: Path) -> dict[str, Any]:
+def _manifest(cfg: DictConfig, settings: Leaderboard, attributor: Any, folder: Path) -> dict[str, Any]:
     """The manifest, in the run folder from the start on: parts that are measured belong to these weights."""
     from nam.app.attribute import manifest_of
     from nam.store.files import read_json, write_json
@@ -69,15 +80,20 @@ def _manifest(cfg: DictConfig, attributor: Any, folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if path.is_file():
         refuse_other_weights(folder, read_json(path), manifest)
+        refuse_finished(cfg, settings)
     write_json(path, manifest)
     return manifest
 
 
 def _bench(
-    cfg: DictConfig, settings: Leaderboard, attributor: Any, items: Sequence[Any], tell: Any
+    cfg: DictConfig,
+    settings: Leaderboard,
+    attributor: Any,
+    items: Sequence[Any],
+    judge: Judge | None,
+    tell: Any,
 ) -> tuple[Bench, list[str]]:
     """Answer and score every prompt."""
-    from nam.evaluate.judge import load_judge
     from nam.evaluate.leaderboard import Bench, cases_of
     from nam.evaluate.truth_cache import TruthCache, weights_key
 
@@ -101,7 +117,7 @@ def _bench(
         cases=cases,
         truths=settings.truths,
         cache=cache,
-        judge=load_judge(settings.judge) if settings.judge else None,
+        judge=judge,
         regions=settings.regions,
         seed=cfg.seed,
         tell=tell,
@@ -122,7 +138,7 @@ def _measured(settings: Leaderboard, bench: Bench, folder: Path) -> list[Figure]
     for name, part in settings.parts.items():
         if part is None:
             continue
-        path = folder / "parts" / f"{name}.parquet"
+        path = part_file(folder, name)
         if path.is_file():
             names = [field.name for field in fields(Figure)]
             rows = pd.read_parquet(path)[names].itertuples(index=False)

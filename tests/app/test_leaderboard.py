@@ -145,9 +145,14 @@ def test_a_leaderboard_from_one_command_and_again_from_its_cache(
     run("out", "resume=out")
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "leaderboard.parquet"), rows)
 
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("out", "resume=out")
+    assert "is finished: there is nothing to resume" in capsys.readouterr().err
     manifest["model"]["revision"] = "another"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for overrides, line in (
+        (["resume=out", "evaluate.tuning=0.2"], "was started with evaluate.tuning=0, not 0.2"),
         (["resume=out"], "was started with other weights (fingerprint another"),
         (["resume=out", "mllm.steps=3"], "was started with mllm.steps=2, not 3"),
     ):
@@ -165,15 +170,19 @@ def test_a_leaderboard_from_one_command_and_again_from_its_cache(
         ("evaluate.regions=[masks]", "evaluate.regions may hold mask, whole, ones"),
         ("evaluate.truths.neurons=-1", "evaluate.truths.neurons must be at least 0"),
         ("evaluate.split=held", "evaluate.split must be 'held_out' or 'tuning' or 'all'"),
-        ("evaluate.parts.cost.repeat=1", "repeat"),
+        ("+evaluate.parts.cost.repeat=1", "repeat"),
+        ("evaluate.parts.providers.method=relp", "relp"),
+        ("evaluate.judge=nowhere", "evaluate.judge=nowhere: "),
+        ("evaluate.cache=/dev/null/truth", "/dev/null/truth"),
     ],
 )
 def test_wrong_settings_are_one_line(
     run: Callable[..., Path], wrong: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        run("out", f"+{wrong}" if wrong.startswith("evaluate.parts") else wrong)
+        run("out", wrong)
     assert said in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("name", ["leaderboard", "leaderboard_quick"])

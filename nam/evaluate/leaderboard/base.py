@@ -92,6 +92,16 @@ class Part(ABC):
 
     notes: ClassVar[Mapping[str, str]] = {}
 
+    def check(self, methods: Sequence[str]) -> None:  # noqa: B027
+        """Refuse options that can be known to fail before anything is answered.
+
+        Args:
+            methods: Names of the run's own.
+
+        Raises:
+            ConfigError: an option names what there is not.
+        """
+
     @abstractmethod
     def measure(self, bench: Bench) -> list[Figure]:
         """The figures of every method, at each prompt, concept or repetition."""

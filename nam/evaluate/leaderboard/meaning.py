@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from nam.errors import ConfigError, InputError
+from nam.errors import ConfigError, InputError, ModelError
 from nam.evaluate.bertscore import load_bertscore
 from nam.evaluate.bleurt import load_bleurt
 from nam.evaluate.captioner import Captioner, load_captioner
+from nam.evaluate.checkpoints import find_checkpoint
 from nam.evaluate.clipscore import load_clipscore
 from nam.evaluate.leaderboard.base import Bench, Part
 from nam.evaluate.leaderboard.cases import Case
@@ -63,6 +64,17 @@ class Meaning(Part):
     def __post_init__(self) -> None:
         if self.k < 1 or self.words < 1:
             raise ConfigError("evaluate.parts.semantic needs k and words of at least 1")
+
+    def check(self, methods: Sequence[str]) -> None:
+        for name in ("clip", "bert", "mover", "bleurt", "similarity"):
+            checkpoint = getattr(self, name)
+            if not checkpoint:
+                continue
+            try:
+                find_checkpoint(checkpoint)
+            except ModelError as error:
+                why = str(error).removesuffix("; set mllm.folder")
+                raise ConfigError(f"evaluate.parts.semantic.{name}={checkpoint}: {why}") from error
 
     def measure(self, bench: Bench) -> list[Figure]:
         book = WordBook(bench.mllm, count=self.words)

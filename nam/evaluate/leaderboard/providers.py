@@ -52,12 +52,14 @@ class Providers(Part):
         for name in self.names:
             option("relevance", name)
 
-    def measure(self, bench: Bench) -> list[Figure]:
-        if self.method not in bench.attributor.methods:
+    def check(self, methods: Sequence[str]) -> None:
+        if self.method not in methods:
             raise ConfigError(
-                f"evaluate.parts.providers.method={self.method} is not among "
-                f"reduction={list(bench.attributor.methods)}"
+                f"evaluate.parts.providers.method={self.method} is not among reduction={list(methods)}"
             )
+
+    def measure(self, bench: Bench) -> list[Figure]:
+        self.check(list(bench.attributor.methods))
         cases = bench.chosen("image", self.prompts)
         found, advance = [], bench.tell("providers", len(cases))
         for case in cases:
