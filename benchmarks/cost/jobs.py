@@ -24,6 +24,9 @@ TARGETS = {
     "ig": {1: 60.0},
 }
 
+#: Methods that are there to be beaten: nobody waits for them.
+FLOORS = ("random", "random_same_layer")
+
 #: Methods that go back through the model once a layer.
 MANY_PASSES = ("atp_star",)
 
@@ -78,6 +81,7 @@ def _jobs_of(
     direct = not (needs.backward or needs.rerun)
     one_pass = direct or (needs.backward and not needs.rerun and name not in MANY_PASSES)
     wanted = TARGETS.get(name, TARGETS["direct"] if direct else TARGETS["backward"] if one_pass else {})
+    wanted = {} if name in FLOORS else wanted
     label = f"nam: {name}" + "".join(f" ({key}={value})" for key, value in options.items())
     for count in (1, MANY) if direct else (1,):
         yield Job(

@@ -19,15 +19,31 @@ from torch.overrides import TorchFunctionMode
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows (..., n) @ weight.T + bias, as `torch.nn.functional.linear`, for a weight (m, n) of any strides.
 
-    By oneDNN for float32 on an x86 CPU where no gradient is wanted, and by PyTorch's choice anywhere else.
+    By oneDNN for float32 on an x86 CPU, the gradient by the rows too; where one by the weight is wanted and
+    anywhere else by PyTorch's choice.
     """
     given = [one for one in (rows, weight, bias) if one is not None]
     plain = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in given)
-    wanted = torch.is_grad_enabled() and any(one.requires_grad for one in given)
-    if not plain or wanted or not rows.numel() or not _has_onednn():
+    trained = torch.is_grad_enabled() and any(one.requires_grad for one in given[1:])
+    if not plain or trained or not rows.numel() or not _has_onednn():
         return functional.linear(rows, weight, bias)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    found: Tensor = _Linear.apply(rows, weight, bias)
     return found
+
+
+class _Linear(torch.autograd.Function):
+    """A linear whose weight is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return linear(gradients[0], weight.T), None, None
 
 
 class Linears(TorchFunctionMode):

@@ -32,7 +32,7 @@ PACKED = 64
 AXES = {"position_ids": -1, "cache_position": -1, "position_embeddings": -2}
 
 #: What to do where a model cannot go on from a layer.
-AT_ONCE = "set reduction.ablation.resume=false, or reduction.nam_total.rerun=0"
+AT_ONCE = "set reduction.ablation.resume=false (or that of ig, ce), or reduction.nam_total.rerun=0"
 
 #: New values of what enters a layer's value linear, (rows, W, d) to the same.
 Write = Callable[[Tensor], Tensor]
@@ -179,11 +179,26 @@ def ffns_add_up(trace: Trace) -> bool:
             return torch.cat([values[:1], values[1:2] + change, values[2:]])
 
         plain, changed = trace.step(layer, traced.entering.expand(2, -1, -1), write=write).unbind()
-        expected = factor * written
+        expected = (factor * written).to(plain.device)
         noise = 1e-3 * expected.abs().max() + 8 * torch.finfo(plain.dtype).eps * plain.abs()
         if bool(((changed - plain - expected).abs() > noise).any()):
             return False
     return True
+
+
+def require_same(found: Tensor, expected: Tensor, *, name: str) -> None:
+    """Compare hidden states by a pass that went on from a layer with those by a whole one.
+
+    Raises:
+        ModelError: they differ by more than rounding.
+    """
+    tolerance = max(1e-3, 16 * torch.finfo(expected.dtype).eps) * expected.abs().max()
+    off = (found - expected).abs().max()
+    if bool(expected.isfinite().all()) and not bool(off <= tolerance):
+        raise ModelError(
+            f"{name} computes other hidden states when its forward pass goes on from a layer (off by up to "
+            f"{float(off):.3g} of {float(expected.abs().max()):.3g}); {AT_ONCE}"
+        )
 
 
 def _watch(traced: LayerTrace, stack: ExitStack, *, name: str, start: int, stop: int) -> None:

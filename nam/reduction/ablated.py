@@ -10,9 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from nam.errors import ModelError
 from nam.hooks import Intervention, Recorder, Visit
-from nam.mllm.resume import AT_ONCE, Trace, Write, ffns_add_up, trace
+from nam.mllm.resume import Trace, Write, ffns_add_up, require_same, trace
 from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
@@ -194,16 +193,16 @@ def _resumed(
     hidden: Tensor = x if mllm.final_norm is None else mllm.final_norm(x)
     if check is None:
         return hidden
-    _compare(hidden[0], check, name=mllm.name)
+    require_same(hidden[0], check, name=mllm.name)
     return hidden[1:]
 
 
 def _without(traced: Trace, layer: int, rows: _Rows, at: Sequence[int]) -> Tensor:
     """The residual stream after the neurons' own layer, (n, W, H)."""
     stream, weight = traced.layers[layer].leaving, traced.layers[layer].linear.weight
-    vectors = weight[:, rows.units.to(weight.device)].T.to(rows.change.dtype)
-    change = rows.change.new_zeros(len(rows), len(stream), device=weight.device)
-    change[:, at] = rows.change.to(weight.device)
+    vectors = weight[:, rows.units.to(weight.device)].T.to(stream.device, rows.change.dtype)
+    change = rows.change.new_zeros(len(rows), len(stream), device=stream.device)
+    change[:, at] = rows.change.to(stream.device)
     return (stream.to(change.dtype) - change[..., None] * vectors[:, None]).to(stream.dtype)
 
 
@@ -219,16 +218,6 @@ def _write(rows: _Rows, at: Sequence[int], *, skip: int) -> Write:
         return new
 
     return write
-
-
-def _compare(found: Tensor, expected: Tensor, *, name: str) -> None:
-    tolerance = max(1e-3, 16 * torch.finfo(expected.dtype).eps) * expected.abs().max()
-    off = (found - expected).abs().max()
-    if bool(expected.isfinite().all()) and not bool(off <= tolerance):
-        raise ModelError(
-            f"{name} computes other hidden states when its forward pass goes on from a layer (off by up to "
-            f"{float(off):.3g} of {float(expected.abs().max()):.3g}); {AT_ONCE}"
-        )
 
 
 def _replayed(context: Context, rows: _Rows, where: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.seeds import generator_of
-from nam.reduction.versions import hidden_of_versions
+from nam.reduction.versions import Versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class CausalEffect(Method):
     the mean over draws of the signed change is 0 to first order, so its size counts.
 
     Each draw shares out the layer's neurons anew, at random, so that draws and samples tell apart the neurons
-    that were in a group together. Costs a forward pass a group and draw, from its layer on.
+    that were in a group together. Costs a forward pass of the target's positions a group and
+    draw, from its layer on.
 
     Args:
         group: Most neurons of a group.
@@ -32,6 +33,7 @@ class CausalEffect(Method):
         region: For pictures, use the region's relevance (meant to be signed), or 1 in every dimension as in
             eq. 15.
         batch: Groups that are computed together.
+        resume: Go on from the layer; False replays everything, for models that cannot.
     """
 
     name: ClassVar[str] = "ce"
@@ -42,17 +44,22 @@ class CausalEffect(Method):
     seed: int = 0
     region: bool = True
     batch: int = 32
+    resume: bool = True
 
     def __post_init__(self) -> None:
         self._require_whole(group=1, draws=1, seed=0, batch=1)
 
     @torch.no_grad()
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
-        layers = range(len(contexts[0].activations))
-        return [torch.stack([self._score_layer(context, layer) for layer in layers]) for context in contexts]
+        return [self._score_one(Versions.of(context, resume=self.resume)) for context in contexts]
 
-    def _score_layer(self, context: Context, layer: int) -> Tensor:
+    def _score_one(self, versions: Versions) -> Tensor:
+        layers = range(len(versions.context.activations))
+        return torch.stack([self._score_layer(versions, layer) for layer in layers])
+
+    def _score_layer(self, versions: Versions, layer: int) -> Tensor:
         """The scores of a layer, (d,)."""
+        context = versions.context
         directions = context.after_norm(region=self.region)
         a = context.activations[layer]
         positions, width = a.shape
@@ -60,7 +67,7 @@ class CausalEffect(Method):
         groups = -(-width // self.group)
         generator = generator_of(context, self.seed, layer)
         # From the same activations as the versions, whichever pass they were read in.
-        plain = hidden_of_versions(context, a[None], layer=layer)
+        plain = versions.hidden(a[None], layer=layer)
         total = torch.zeros_like(a[0])
         for _ in range(self.draws):
             noise = spread * torch.from_numpy(generator.standard_normal((positions, width))).to(a)
@@ -68,7 +75,7 @@ class CausalEffect(Method):
             changes = []
             for some in torch.arange(groups, device=a.device).split(self.batch):
                 chosen = (member == some[:, None])[:, None]
-                hidden = hidden_of_versions(context, a + noise * chosen, layer=layer)
+                hidden = versions.hidden(a + noise * chosen, layer=layer)
                 changes.append(((hidden - plain) * directions).sum((1, 2)).abs())
             share = torch.cat(changes) / member.bincount(minlength=groups)
             total += share[member]

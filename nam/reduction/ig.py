@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nam.reduction.base import Context, Method, Needs
 from nam.reduction.baseline import Baseline, mean_activations
-from nam.reduction.versions import hidden_of_versions, not_inference
+from nam.reduction.versions import Versions, not_inference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class IntegratedGradients(Method):
     All neurons of a layer at all of the target's positions go from the baseline b to their activation a
     together; the other positions and layers follow. y is that of `GradXAct`, so a layer's scores add up to
     (y(a) - y(b)) / positions but for the error of the integral, which is a sum over Gauss-Legendre nodes.
-    Costs a forward and a backward pass a step and layer, from that layer on.
+    Costs a forward and a backward pass of the target's positions a step and layer, from that layer on.
 
     Args:
         steps: Nodes.
@@ -30,6 +30,7 @@ class IntegratedGradients(Method):
         region: For pictures, use the region's relevance (meant to be signed), or 1 in every dimension as in
             eq. 15.
         batch: Steps that are computed together.
+        resume: Go on from the layer; False replays everything, for models that cannot.
     """
 
     name: ClassVar[str] = "ig"
@@ -39,6 +40,7 @@ class IntegratedGradients(Method):
     baseline: Baseline = "zero"
     region: bool = True
     batch: int = 32
+    resume: bool = True
 
     def __post_init__(self) -> None:
         self._require_whole(steps=1, batch=1)
@@ -56,13 +58,13 @@ class IntegratedGradients(Method):
             mean = mean_activations(context.mllm, modality=context.target.modality)
             start = mean.to(activations)[:, None].expand_as(activations)
         nodes, weights = _gauss_legendre(self.steps)
-        layers = []
+        layers, versions = [], Versions.of(context, resume=self.resume)
         for layer, (a, b) in enumerate(zip(activations, start, strict=True)):
             gradient = torch.zeros_like(a)
             for low in range(0, self.steps, self.batch):
                 at, weight = (x[low : low + self.batch, None, None].to(a) for x in (nodes, weights))
                 points = (b + at * (a - b)).requires_grad_()
-                hidden = hidden_of_versions(context, points, layer=layer)
+                hidden = versions.hidden(points, layer=layer)
                 # The versions do not see one another: the gradient of their sum is each one's own.
                 (found,) = torch.autograd.grad((hidden * directions).sum(), points)
                 gradient += (weight * found).sum(0)

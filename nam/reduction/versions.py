@@ -1,42 +1,103 @@
-"""Many versions of one layer's activations in one forward pass, from that layer on."""
+"""Many versions of one layer's activations, and the last hidden states that follow from each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from nam.hooks import SiteHooks, Visit
+from nam.mllm.resume import Trace, require_same, trace
 from nam.reduction.base import Context
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
 
 
-def hidden_of_versions(context: Context, activations: Tensor, *, layer: int) -> Tensor:
-    """The last hidden states at the target's positions, for other activations of one layer there.
+@dataclass(frozen=True, eq=False)
+class Versions:
+    """An answer that goes on from any of its layers with other activations at the target's positions.
 
-    The answer is read once up to the layer, and its K versions go on side by side from there: neither what
-    feeds the language model nor the layers before are computed K times, nor what comes after the last
-    position at all. Nothing is padded. Differentiable by `activations` when gradients are enabled.
-
-    Args:
-        context: The answer and the positions (P).
-        activations: Of the layer, (K, P, d), instead of the answer's own.
-        layer: From 0.
-
-    Returns:
-        Hidden states after the final norm (K, P, H), in the precision of `context.activations`.
+    Attributes:
+        context: The answer and the P positions.
+        traced: What to go on from: no more than the positions from the first to the last is computed, over
+            the keys and values of the earlier ones. None: all positions are, by hooks, which any model can.
     """
+
+    context: Context
+    traced: Trace | None
+
+    @classmethod
+    def of(cls, context: Context, *, resume: bool) -> Versions:
+        """Read the answer once.
+
+        Args:
+            context: The answer and the positions.
+            resume: Keep what it takes to go on from a layer.
+
+        Raises:
+            ModelError: the model cannot go on from a layer, or what it then computes is not what it computes
+                at once; by `resume=False` it can.
+        """
+        if not resume:
+            return cls(context, None)
+        positions = context.target.positions
+        with torch.inference_mode(False):  # what is kept takes part in gradients
+            traced = trace(context.mllm, context.generation, start=positions[0], stop=positions[-1] + 1)
+            found = cls(context, traced)
+            with torch.no_grad():
+                plain = found._last(traced.layers[0].entering[None], 0)[0]
+        require_same(plain, traced.hidden[list(positions)], name=context.mllm.name)
+        return found
+
+    def hidden(self, activations: Tensor, *, layer: int) -> Tensor:
+        """The last hidden states at the positions; differentiable by `activations` if gradients are enabled.
+
+        Args:
+            activations: Of the layer, (K, P, d), instead of the answer's own.
+            layer: From 0.
+
+        Returns:
+            Hidden states after the final norm (K, P, H), in the precision of `context.activations`.
+        """
+        if self.traced is None:
+            found = _replayed(self.context, activations, layer=layer)
+        else:
+            entering = self.traced.layers[layer].entering
+            found = self._last(entering.expand(len(activations), -1, -1), layer, activations)
+        return found.to(self.context.activations)
+
+    def _last(self, rows: Tensor, layer: int, activations: Tensor | None = None) -> Tensor:
+        """Last hidden states (K, P, H) of what enters a layer, (K, W, H), with other activations there."""
+        assert self.traced is not None
+        positions, norm = self.context.target.positions, self.context.mllm.final_norm
+        at = [position - self.traced.start for position in positions]
+
+        def write(values: Tensor) -> Tensor:
+            if activations is None:
+                return values
+            new = values.clone()
+            new[: len(activations), at] = activations.to(values)
+            return new
+
+        rows = self.traced.step(layer, rows, write=write)
+        for later in range(layer + 1, len(self.traced.layers)):
+            rows = self.traced.step(later, rows)
+        hidden: Tensor = rows[:, at] if norm is None else norm(rows[:, at])
+        return hidden
+
+
+def _replayed(context: Context, activations: Tensor, *, layer: int) -> Tensor:
+    """The same by one replay, whose K copies go on side by side from the layer; nothing is padded."""
     mllm, positions = context.mllm, list(context.target.positions)
     generation = context.generation.until(positions[-1] + 1)
     with _copies(mllm, layer=layer, count=len(activations)):
         replayed = mllm.replay([generation], record=_Written(context, activations, layer=layer))
-    columns = [replayed.offsets[0] + position for position in positions]
-    return replayed.hidden[:, columns].to(context.activations)
+    return replayed.hidden[:, [replayed.offsets[0] + position for position in positions]]
 
 
 class _Written(SiteHooks):

@@ -1,4 +1,4 @@
-"""Products by oneDNN are those of PyTorch, in the same precision, and stay out of what has a gradient."""
+"""Products by oneDNN are those of PyTorch, in the same precision, gradients included."""
 
 from __future__ import annotations
 
@@ -36,10 +36,20 @@ def test_no_rows_give_no_rows() -> None:
     assert linear(random(0, 33), random(17, 33)).shape == (0, 17)
 
 
-def test_gradients_flow_where_they_are_wanted() -> None:
-    rows, weight = random(5, 33).requires_grad_(), random(17, 33)
-    (slope,) = torch.autograd.grad(linear(rows, weight).sum(), rows)
-    torch.testing.assert_close(slope, weight.sum(0).expand(5, -1))
+@pytest.mark.parametrize("weight", [random(17, 33), random(33, 17).T])
+@pytest.mark.parametrize("trained", [True, False])
+def test_gradients_are_pytorchs(weight: Tensor, trained: bool) -> None:
+    rows, bias = random(2, 5, 33), random(17)
+    found: list[Tensor | None] = []
+    exact: list[Tensor | None] = []
+    for way, dtype, into in ((linear, torch.float32, found), (functional.linear, torch.float64, exact)):
+        given = [one.to(dtype).clone().requires_grad_(one is rows or trained) for one in (rows, weight, bias)]
+        out = way(*given)
+        (out * out.detach().sin()).sum().backward()
+        into += [one.grad for one in given if one.requires_grad]
+    assert len(found) == (3 if trained else 1)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4, check_dtype=False)
 
 
 def test_inside_linears_every_linear_takes_that_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def test_another_attention_is_refused_with_the_settings_that_help(gill: GILL) ->
 
 def test_the_settings_that_help_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    advice = [word.strip(",") for word in AT_ONCE.split() if "=" in word]
+    advice = [word.strip(",()") for word in AT_ONCE.split() if "=" in word]
     assert len(advice) == 2
     cfg = compose("attribute", ["reduction=[ablation,nam_total]", *advice])
     assert (cfg.reduction.ablation.resume, cfg.reduction.nam_total.rerun) == (False, 0)

@@ -26,6 +26,7 @@ from nam.reduction.ig import IntegratedGradients
 from nam.reduction.random import Random
 from nam.reduction.random_same_layer import RandomSameLayer
 from nam.reduction.relp import RelP
+from nam.reduction.versions import Versions
 from nam.types import Modality
 from tests.families import FAMILIES, answers, build
 from tests.reduction.cases import targets_of
@@ -186,16 +187,18 @@ def test_settings_that_mean_nothing_are_refused(build_it: Any, message: str) -> 
         build_it()
 
 
-def test_versions_of_a_layer_are_what_an_intervention_makes_of_it(mllm: GILL, modality: Modality) -> None:
-    from nam.reduction.versions import hidden_of_versions
-
+@pytest.mark.parametrize("resume", [True, False])
+def test_versions_of_a_layer_are_what_an_intervention_makes_of_it(
+    mllm: GILL, modality: Modality, resume: bool
+) -> None:
     generations = answers(mllm)  # two of them with a picture in front
     for context in contexts_of(mllm, generations, targets_of(mllm, generations, modality)):
+        versions = Versions.of(context, resume=resume)
         for layer in range(len(mllm.ffn_sites)):
             generator = torch.Generator().manual_seed(layer)
             shape = (3, *context.activations[layer].shape)
             values = torch.randn(shape, generator=generator, dtype=torch.float64)
-            found = hidden_of_versions(context, values, layer=layer)
+            found = versions.hidden(values, layer=layer)
             for version, hidden in zip(values, found, strict=True):
 
                 def write(visit: Visit, version: Tensor = version, layer: int = layer) -> Tensor:
