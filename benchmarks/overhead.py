@@ -2,8 +2,9 @@
 
 A random model of OPT-125M's shape, a prompt of 32 tokens, scores of all 36,864 neurons: each method from the
 prompt to its scores, beside plain PyTorch hooks, captum, and the peers of `make peers` on the same job. Then
-every token of an answer, recorded while it is generated, and the embedded model's own jobs. Every figure is a
-ratio of times in the same process, the median of interleaved pairs. Writes overhead.json and overhead.md.
+every token of an answer, recorded while it is generated, the embedded model's own jobs, and what a second
+process adds. Figures are ratios of times in the same process, medians of interleaved pairs. Writes
+overhead.json and overhead.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.arguments import positive
-from benchmarks.cost import answers, elsewhere, embedded
+from benchmarks.cost import answers, elsewhere, embedded, scaling
 from benchmarks.cost.by_hand import peer_jobs
 from benchmarks.cost.jobs import Job, our_jobs
 from benchmarks.cost.pairs import Clock, measure, peak_memory, wall
@@ -52,7 +53,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 #: What `--only` may name beside jobs.
-SECTIONS = ("answers", "embedded", "peers")
+SECTIONS = ("answers", "embedded", "peers", "scaling")
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,9 @@ def measure_all(case: Case, plan: Plan) -> list[Row]:
         rows += embedded.measure_embedded(folder, pairs=plan.pairs, clock=plan.clock)
     if plan.wants("peers"):
         rows += elsewhere.measure_peers(case, pairs=plan.pairs, threads=plan.threads, cpu_time=plan.cpu_time)
+    if plan.wants("scaling"):
+        processes, weights = min(2, os.cpu_count() or 1), plan.weights
+        rows += scaling.measure_scaling(processes=processes, pairs=min(plan.pairs, 3), weights=weights)
     return rows
 
 

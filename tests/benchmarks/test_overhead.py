@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import overhead, profile
-from benchmarks.cost import answers, by_hand, elsewhere, embedded, jobs, pairs
+from benchmarks.cost import answers, by_hand, elsewhere, embedded, jobs, pairs, scaling
 from benchmarks.cost.shape import MANY, Case, Shape
 from benchmarks.peers import common
 from nam.app.config import group_options
@@ -132,8 +132,8 @@ def test_a_job_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
 def test_answers_are_attributed_token_by_token(case: Case) -> None:
     method = option("reduction", "acu")
     asked = answers.samples(case, 2)
-    generations = answers.answer(case, asked, tokens=5)
-    found = answers.attribute(case, asked, method, tokens=5)
+    generations = answers.answer(case.mllm, asked, tokens=5)
+    found = answers.attribute(case.mllm, asked, method, tokens=5)
     assert len(found) == sum(len(one.answer_ids) for one in generations) > 5
     replayed = [
         method.score(contexts_of(case.mllm, [generation], [target])[0])
@@ -238,6 +238,23 @@ def test_every_peer_has_its_file_and_its_pins() -> None:
         assert all("==" in pin for pin in pins)
         assert pins[0] == "torch==2.13.0"
         assert pins[-1].split("==")[0].replace("-", "_") == peer
+
+
+def test_scaling_leaves_out_what_starting_costs() -> None:
+    def seconds(processes: int, prompts: int) -> float:
+        return 10.0 * processes + prompts * (1.0 if processes == 1 else 1.25)
+
+    assert scaling.efficiency(seconds, 2) == pytest.approx(0.8)
+
+
+def test_scaling_says_why_there_is_no_figure(tmp_path: Path) -> None:
+    (row,) = scaling.measure_scaling(processes=1, pairs=1, weights="tiny_gill")
+    assert row.measure is None
+    assert row.reason == "this machine has one core"
+    (row,) = scaling.measure_scaling(processes=2, pairs=1, weights=str(tmp_path / "none"))
+    assert row.measure is None
+    assert "ended with 2" in row.reason
+    assert "none" in row.reason
 
 
 def test_the_profile_has_a_row_for_each_stage(
