@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nam.report.html import REPORT_FILE, error_views
+from nam.report.html import error_views
 from nam.report.media import OTHERS
+from nam.report.pages import REPORT_FILE
 from nam.report.tops import methods_of, top_neurons
 from nam.store import Run
 

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nam.report.edit_figures import CURVES, Matrix, curve_figure, matrix_figure
 from nam.report.figures import svg_uri
-from nam.report.html import REPORT_FILE
 from nam.report.overlays import data_uri, enlarge
-from nam.store.files import atomic, clean
+from nam.report.pages import moment, write_page
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,14 +86,9 @@ def build_edit_report(
     Raises:
         StoreError: it cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("nam.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("edit.html.j2").render(
+    return write_page(
+        "edit.html.j2",
+        folder,
         edit=edit,
         run=folder.name,
         delta=delta,
@@ -115,10 +107,6 @@ def build_edit_report(
         load=_load(settings),
         facts=_facts(delta, settings, manifest),
     )
-    path = folder / REPORT_FILE
-    with atomic(path) as temporary:
-        temporary.write_text(clean(page), encoding="utf-8")
-    return path
 
 
 def headline(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -193,7 +181,7 @@ def _facts(delta: Delta, settings: Mapping[str, Any], manifest: Mapping[str, Any
         "command line": " ".join(map(str, settings.get("overrides", ()))),
         "made by the command line": " ".join(map(str, made.get("overrides", ()) if saved else ())),
         "seconds": _pairs({name: f"{spent:.1f}" for name, spent in manifest.get("seconds", {}).items()}),
-        "started": manifest.get("started"),
+        "started": moment(manifest.get("started")),
         "versions": _pairs(manifest.get("versions", {})),
         "commit": manifest.get("git_commit"),
         "machine": _pairs(manifest.get("machine", {})),

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from nam.report.leads import leads_of
+from nam.report.pages import facts_of, moment, write_page
 from nam.report.tops import methods_of
 from nam.report.views import ConceptView, SampleView, concept_view, forms_of, sample_views
 from nam.store import Run
-from nam.store.files import atomic, clean
 from nam.store.rows import MODALITIES
-
-#: Name of the report inside the run folder.
-REPORT_FILE = "report.html"
 
 #: Most samples that are shown in all, so that the file stays small.
 _SAMPLES = 240
@@ -79,9 +73,11 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
             )
         )
     views = [view for part in parts for view in part.views]
-    page = _template().render(
+    return write_page(
+        "report.html.j2",
+        run.folder,
         run=run.folder.name,
-        started=_moment(run.manifest.get("started")),
+        started=moment(run.manifest.get("started")),
         leads={method: leads_of([view for view in views if view.method == method]) for method in methods},
         model=_model(run.manifest),
         finished=run.finished,
@@ -91,12 +87,8 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
         pictures=int(rows["picture"].notna().sum()),
         errors=error_views(run),
         methods=methods,
-        facts=_facts(run),
+        facts=facts_of(run.manifest, without=("model",)),
     )
-    path = run.folder / REPORT_FILE
-    with atomic(path) as temporary:
-        temporary.write_text(clean(page), encoding="utf-8")
-    return path
 
 
 def error_views(run: Run) -> list[ErrorView]:
@@ -113,47 +105,3 @@ def _model(manifest: dict[str, Any]) -> dict[str, Any]:
     """Name and sizes of the model, whatever a damaged manifest holds."""
     model = manifest.get("model")
     return model if isinstance(model, dict) else {}
-
-
-def _facts(run: Run) -> list[tuple[str, str]]:
-    """What one needs to repeat the run, as name and value."""
-    facts = []
-    for name, value in run.manifest.items():
-        if name == "model":
-            continue
-        if name == "peak_memory" and isinstance(value, dict):
-            value = {key: f"{size / 2**20:,.0f} MiB" for key, size in value.items() if isinstance(size, int)}
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_short(item)}" for key, item in value.items() if item is not None)
-        if value not in (None, "", []):
-            facts.append((name.replace("_", " "), _short(value)))
-    return facts
-
-
-def _moment(stamp: Any) -> str:
-    """A time of the manifest as one reads it; whatever else stands there, as it is."""
-    try:
-        moment = datetime.fromisoformat(stamp)
-    except (TypeError, ValueError):
-        return _short(stamp) if stamp else ""
-    return f"{moment.day} {moment:%B %Y, %H:%M %Z}".rstrip()
-
-
-def _short(value: Any) -> str:
-    """The value as one reads it: four digits of a number with a point, a list without brackets."""
-    if isinstance(value, list):
-        return ", ".join(map(_short, value))
-    if isinstance(value, float):
-        return "< 0.001" if 0 < value < 0.001 else f"{value:.4g}"
-    return str(value)
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("nam.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nam.evaluate.leaderboard import Row
 from nam.evaluate.leaderboard.settings import HEADLINES
 from nam.evaluate.leaderboard.table import NO_REGION, cell, markdown, pivot
-from nam.report.html import REPORT_FILE
+from nam.report.pages import facts_of, moment, write_page
 from nam.store.files import atomic, clean
 
 #: Colour and words of each region.
@@ -34,6 +33,9 @@ PANELS = (
     ),
     ("Pictures: change inside the region by the proxy, all neurons", "image", "proxy_pixels"),
 )
+
+#: What the title of a table says of a modality, or of a set of neurons; of anything else it is "Both".
+MODALITIES: Mapping[str, str] = {"text": "Words", "image": "Pictures", "either": "Either"}
 
 #: What a panel shows of each effect: a measure and how to say it.
 _AXES = {"spearman": "Spearman", "recall@50": "recall@50", "pearson": "Pearson"}
@@ -112,29 +114,22 @@ def build_leaderboard_report(
     rows: Sequence[Row], folder: Path, *, manifest: Mapping[str, Any], reference: str
 ) -> Path:
     """Write report.html of a leaderboard's run folder, with the figure that stands there."""
-    environment = Environment(
-        loader=PackageLoader("nam.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     image = base64.b64encode((folder / "leaderboard.png").read_bytes()).decode()
     tables = [
         (title, names, pivot(rows, modality=modality, measures=names), notes_of(rows, names))
         for title, modality, names in sections(rows)
     ]
-    page = environment.get_template("leaderboard.html.j2").render(
+    return write_page(
+        "leaderboard.html.j2",
+        folder,
         manifest=manifest,
+        started=moment(manifest.get("started")),
+        facts=facts_of(manifest, without=("errors",)),
         reference=reference,
         figure=f"data:image/png;base64,{image}",
         tables=tables,
         verdicts=verdicts(rows, reference=reference),
     )
-    path = folder / REPORT_FILE
-    with atomic(path) as temporary:
-        temporary.write_text(clean(page), encoding="utf-8")
-    return path
 
 
 def sections(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
@@ -148,7 +143,7 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
         for name in names:
             if name not in first:
                 groups.setdefault(_kind(name), []).append(name)
-        said = {"text": "Words", "image": "Pictures"}.get(modality, "Both")
+        said = MODALITIES.get(modality, "Both")
         found += [(f"{said}: {kind}", modality, mine) for kind, mine in groups.items()]
     return found
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nam.evaluate.leaderboard import Row
 from nam.evaluate.leaderboard.layers import SETS
 from nam.evaluate.leaderboard.published import Beside, PaperRun, beside
 from nam.evaluate.leaderboard.table import markdown, pivot
-from nam.report.html import REPORT_FILE
 from nam.report.leaderboard import notes_of, sections
+from nam.report.pages import facts_of, moment, write_page
 from nam.store.files import atomic, clean
 
 #: Colour and words of each set of neurons.
@@ -35,17 +34,14 @@ def build_paper_report(
     run: PaperRun, rows: Sequence[Row], folder: Path, *, manifest: Mapping[str, Any]
 ) -> Path:
     """Write report.html into a run folder, which opens offline; its path."""
-    environment = Environment(
-        loader=PackageLoader("nam.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     others = [row for row in rows if not _LAYER.fullmatch(row.measure)]
-    page = environment.get_template("paper.html.j2").render(
+    return write_page(
+        "paper.html.j2",
+        folder,
         run=run,
         manifest=manifest,
+        started=moment(manifest.get("started")),
+        facts=facts_of(manifest, without=("errors",)),
         beside=beside(run, rows),
         figures=layer_figures(rows),
         tables=[
@@ -53,10 +49,6 @@ def build_paper_report(
             for title, modality, names in sections(others)
         ],
     )
-    path = folder / REPORT_FILE
-    with atomic(path) as temporary:
-        temporary.write_text(clean(page), encoding="utf-8")
-    return path
 
 
 def write_paper_markdown(

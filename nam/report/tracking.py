@@ -17,8 +17,8 @@ from PIL import Image
 from nam.errors import NamError
 from nam.mllm.pictures import read_picture
 from nam.report.figures import layer_counts, top_sizes
-from nam.report.html import REPORT_FILE
 from nam.report.overlays import overlay
+from nam.report.pages import REPORT_FILE
 from nam.store import Run
 from nam.store.schema import MANIFEST_FILE, METRICS_FILE, NEURONS_FILE, SAMPLES_FILE, SCORES_FILE
 
