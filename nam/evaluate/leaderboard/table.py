@@ -174,12 +174,14 @@ def cell(row: Row | None) -> str:
 
     >>> cell(Row("nam", "text", "-", "spearman[logit]", 0.5, 0.4, 0.6, 9)), cell(None)
     ('0.50 [0.40, 0.60]', '')
+    >>> cell(Row("ce", "text", "-", "invariance@50", -1e-9, -0.3, 0.0, 9))
+    '0.00 [-0.30, 0.00]'
     """
     if row is None:
         return ""
     digits = 2 if abs(row.value) < 100 else 0
-    value = f"{row.value:.{digits}f}"
-    return value if np.isnan(row.low) else f"{value} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
+    value, low, high = (f"{one:z.{digits}f}" for one in (row.value, row.low, row.high))
+    return value if np.isnan(row.low) else f"{value} [{low}, {high}]"
 
 
 def _grouped(figures: Iterable[Figure]) -> dict[Key, list[Figure]]:
