@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import overhead, profile
-from benchmarks.cost import answers, by_hand, elsewhere, embedded, jobs, pairs, scaling
+from benchmarks.cost import answers, beside, by_hand, elsewhere, embedded, jobs, pairs, scaling
 from benchmarks.cost.shape import MANY, Case, Shape
 from benchmarks.peers import common
 from nam.app.config import group_options
@@ -92,7 +92,7 @@ def test_every_method_and_peer_has_a_row_in_each_table(
         "--out",
         str(tmp_path),
         "--only",
-        "acu,gradxact,direct,Layer,peers",
+        "acu,gradxact,direct,gradient,Layer,peers",
     ]
     rows = overhead.main(arguments, shape=TINY)
     labels = [row.spec.name for row in rows if row.section == overhead.FORWARD]
@@ -109,7 +109,12 @@ def test_every_method_and_peer_has_a_row_in_each_table(
     assert len(written["rows"]) == len(rows)
     peers = [row for row in rows if row.section == elsewhere.SECTION]
     assert [row.spec.name.split(":")[0] for row in peers[::4]] == list(elsewhere.PEERS)
-    assert "not installed: make peers" in (tmp_path / "overhead.md").read_text()
+    page = (tmp_path / "overhead.md").read_text()
+    assert "not installed: make peers" in page
+    (line,) = [line for line in page.splitlines() if line.startswith("| gradient x activation | ")]
+    names = ("nam: gradxact", "plain hooks: gradient x activation", "captum: LayerGradientXActivation")
+    times = [by_label[f"{name}, 1 target"].value_text for name in names]
+    assert line == f"| gradient x activation | {' | '.join([*times, '-', '-', '-'])} |"
 
 
 def test_every_option_becomes_a_job(case: Case) -> None:
@@ -154,8 +159,8 @@ def test_jobs_of_the_embedded_model(
     monkeypatch.setattr(SceneSegmenter, "find", lambda self, images, concepts, given: [mask] * len(images))
     rows = embedded.measure_embedded(folder, pairs=1, clock=pairs.wall)
     values = {row.spec.key: row.measure.value for row in rows if row.measure}
-    # 4 guided steps are 8 evaluations, of which two levels, forward and backward, are half.
-    assert values["evaluations"] == 50
+    # 4 guided steps are 8 evaluations, of which a level, forward and backward, is a quarter.
+    assert values["evaluations"] == 25
     assert values.keys() == {"ablation", "share", "evaluations"}
 
 
@@ -238,6 +243,13 @@ def test_every_peer_has_its_file_and_its_pins() -> None:
         assert all("==" in pin for pin in pins)
         assert pins[0] == "torch==2.13.0"
         assert pins[-1].split("==")[0].replace("-", "_") == peer
+
+
+def test_what_stands_side_by_side_is_measured(case: Case) -> None:
+    measured = {job.label for job in (*jobs.our_jobs(case), *by_hand.peer_jobs(case))}
+    measured |= {f"{peer}: {words}" for peer in elsewhere.PEERS for words in elsewhere.JOBS.values()}
+    wanted = {label for column in beside.COLUMNS.values() for label in column.values()}
+    assert wanted <= measured
 
 
 def test_scaling_leaves_out_what_starting_costs() -> None:
