@@ -7,7 +7,7 @@ ARGS ?=
 RUN := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help attribute train test test-all test-newest bench peers lint lock
+.PHONY: help attribute train test test-all test-newest bench bench-gpu peers lint lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-newest: ## Run the tests on the newest versions that setup.cfg allows, but 
 
 bench: .venv/installed ## Measure what each method costs, with pass or miss beside every target
 	$(RUN) -m benchmarks.overhead $(ARGS)
+
+bench-gpu: .venv/installed ## Measure the full-size shape on a GPU; without one it says so and ends
+	$(RUN) -m benchmarks.gpu $(ARGS)
 
 # Libraries that `make bench` measures beside this one; each needs versions of its own.
 PEERS := transformer_lens nnsight pyvene

@@ -12,6 +12,7 @@ from benchmarks.cost.pairs import Clock, paired
 from benchmarks.cost.shape import Case, Shape
 from benchmarks.quality.rows import Row, Spec
 from nam.hooks import Recorder
+from nam.mllm.base import MLLM
 from nam.options import option
 from nam.reduction.base import Method, contexts_of
 from nam.reduction.vocabulary import first_tokens
@@ -44,10 +45,10 @@ def measure_answers(
             asked = samples(case, count)
 
             def plain(asked: Sequence[Sample] = asked) -> object:
-                return answer(case, asked, tokens=tokens)
+                return answer(case.mllm, asked, tokens=tokens)
 
             def attributed(asked: Sequence[Sample] = asked, method: Method = method) -> object:
-                return attribute(case, asked, method, tokens=tokens)
+                return attribute(case.mllm, asked, method, tokens=tokens)
 
             ratio = paired(attributed, (plain,), pairs=pairs, clock=clock)[0]
             label = f"{name}, {count} sample{'s' if count > 1 else ''} a batch, {tokens} tokens each"
@@ -65,20 +66,20 @@ def samples(case: Case, count: int) -> list[Sample]:
 
 
 def answer(
-    case: Case, asked: Sequence[Sample], *, tokens: int, record: Recorder | None = None
+    mllm: MLLM, asked: Sequence[Sample], *, tokens: int, record: Recorder | None = None
 ) -> list[Generation]:
     """What the model says."""
-    return case.mllm.generate_batch(asked, max_new_tokens=tokens, draw=False, record=record)
+    return mllm.generate_batch(asked, max_new_tokens=tokens, draw=False, record=record)
 
 
-def attribute(case: Case, asked: Sequence[Sample], method: Method, *, tokens: int) -> list[Tensor]:
+def attribute(mllm: MLLM, asked: Sequence[Sample], method: Method, *, tokens: int) -> list[Tensor]:
     """The scores (L, d) of every neuron for every token that is said."""
-    recorder = Recorder(case.mllm)
-    generations = answer(case, asked, tokens=tokens, record=recorder)
+    recorder = Recorder(mllm)
+    generations = answer(mllm, asked, tokens=tokens, record=recorder)
     each = [
         (generation, target, recorded)
         for generation, recorded in zip(generations, recorder.recorded, strict=True)
-        for target in token_targets(case.mllm, generation)
+        for target in token_targets(mllm, generation)
     ]
     generations, targets, recorded = (list(part) for part in zip(*each, strict=True))
-    return list(method.score_batch(contexts_of(case.mllm, generations, targets, recorded=recorded)))
+    return list(method.score_batch(contexts_of(mllm, generations, targets, recorded=recorded)))

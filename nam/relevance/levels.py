@@ -8,14 +8,18 @@ through a sampler of as many steps, but one whose every point is known beforehan
 
 With guidance g the estimate is g f(y, c) - (g - 1) f(y, empty). The second term does not depend on c, and its
 slope by y is replaced by a^2, that of the best linear denoiser of latents with unit variance: half the price.
+
+One level is the default: a second one doubles the price, and on the embedded model brings nothing. Nor does
+what the U-Net reads of the conditioning on its way down, so the gradient goes back through its way up alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +29,11 @@ from nam.mllm.base import MLLM
 from nam.mllm.diffusion import Diffusion
 from nam.relevance.base import Pulled, Relevance, counted_rows
 from nam.relevance.draws import drawing_model, finished_latents, hidden_leaf, noise_schedule
+from nam.relevance.region import region_in_latents
 from nam.types import DrawSettings, Generation
+
+#: Which part of the U-Net a gradient goes back through.
+Through = Literal["up", "whole"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,14 +41,24 @@ class LevelsRelevance(Relevance):
     """An estimate of dP_M/dh from one forward and one backward pass a level: 2 U-Net evaluations each.
 
     Attributes:
-        levels: Noise levels as shares of the noise schedule, from noise (1) towards the picture (0). One is
-            the cheapest; more are nearer to the whole sampler, as far as its path is as straight as assumed.
+        levels: Noise levels as shares of the noise schedule, from noise (1) towards the picture (0). More are
+            nearer to the whole sampler, as far as its path is as straight as assumed.
+        through: At the first level, which needs no slope by y, the gradient goes back through the U-Net's way
+            "up" alone, where it holds what it read on the way down, or through the "whole" of it.
+        margin: What is decoded around a region, as a share of the picture's side; None for the whole picture
+            (see `region_in_latents`).
     """
 
-    levels: Sequence[float] = (0.65, 0.25)
+    levels: Sequence[float] = (0.45,)
+    through: Through = "up"
+    margin: float | None = 3 / 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.through not in ("up", "whole"):
+            raise ConfigError(f"relevance.through must be up or whole, got {self.through!r}")
+        if self.margin is not None and not 0 <= self.margin <= 1:
+            raise ConfigError(f"relevance.margin must be from 0 to 1, or null, got {self.margin}")
         given = list(self.levels)
         falling = all(high > low for high, low in pairwise(given))
         if not given or not falling or not all(0 < level < 1 for level in given):
@@ -53,23 +71,21 @@ class LevelsRelevance(Relevance):
         conditioning = model.conditioning(read)
         latents = finished_latents(generations, like=conditioning)
         noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
-        cotangent = region_in_latents(model.diffusion, latents, masks)
+        cotangent = region_in_latents(model.diffusion, latents, masks, margin=self.margin)
         with counted_rows(model.diffusion.parts.get("unet", like=read)) as rows:
             by_conditioning = pull_through_levels(
-                model.diffusion, conditioning.detach(), latents, noise, cotangent, self.levels, guidance
+                model.diffusion,
+                conditioning.detach(),
+                latents,
+                noise,
+                cotangent,
+                self.levels,
+                guidance,
+                self.through,
             )
         (gradients,) = torch.autograd.grad(conditioning, hidden, grad_outputs=by_conditioning)
         backward = sum(rows)  # every forward pass is followed by its backward pass
         return Pulled(gradients, (sum(rows) + backward) / len(generations))
-
-
-def region_in_latents(diffusion: Diffusion, latents: Tensor, masks: Tensor) -> Tensor:
-    """dP_M/dx_0 at latents (B, C, h, w) for regions (B, H, W): the decoder, linearised."""
-    latents = latents.detach().requires_grad_()
-    pixels = diffusion.decode(latents)
-    region = masks.to(pixels)[:, None].expand_as(pixels)
-    (slope,) = torch.autograd.grad(pixels, latents, grad_outputs=region)
-    return slope
 
 
 def pull_through_levels(
@@ -80,6 +96,7 @@ def pull_through_levels(
     cotangent: Tensor,
     levels: Sequence[float],
     guidance: float,
+    through: Through,
 ) -> Tensor:
     """The gradient by the conditioning (B, Q, E) of what `cotangent` (B, C, h, w) measures of the picture.
 
@@ -91,9 +108,11 @@ def pull_through_levels(
     for index in reversed(range(len(schedule))):
         time, a, s = schedule[index]
         given = conditioning.detach().requires_grad_()
-        y = (latents + s / a * noise).detach().requires_grad_()
-        estimate = estimate_picture(diffusion, a * y, time, a, s, given)
         # Nothing is wanted of the first level's y: noise does not depend on the conditioning.
+        y = (latents + s / a * noise).detach().requires_grad_(index > 0)
+        held = nullcontext() if index or through == "whole" else way_down_held(diffusion, like=y)
+        with held:
+            estimate = estimate_picture(diffusion, a * y, time, a, s, given)
         leaves = (given, y) if index else (given,)
         slopes = torch.autograd.grad(estimate, leaves, grad_outputs=cotangent)
         gradient = gradient + guidance * slopes[0]
@@ -103,6 +122,31 @@ def pull_through_levels(
             slope = guidance * slopes[1] - (guidance - 1) * a**2 * cotangent + kept
             cotangent, kept = (1 - ratio) * slope, ratio * slope
     return gradient
+
+
+@contextmanager
+def way_down_held(diffusion: Diffusion, *, like: Tensor) -> Iterator[None]:
+    """Forward passes of the U-Net keep a graph of its way up alone; what comes before counts as constant, but
+    for what the conditioning adds to the embedding of the timestep."""
+    unet: Any = diffusion.parts.get("unet", like=like)
+    before = torch.is_grad_enabled()
+
+    def pause(*_: object) -> None:
+        torch.set_grad_enabled(False)
+
+    def resume(*_: object) -> None:
+        torch.set_grad_enabled(before)
+
+    hooks = [
+        unet.conv_in.register_forward_pre_hook(pause),
+        unet.up_blocks[0].register_forward_pre_hook(resume),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        torch.set_grad_enabled(before)
 
 
 def estimate_picture(

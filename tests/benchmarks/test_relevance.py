@@ -40,7 +40,7 @@ def test_every_provider_is_measured(
     assert found["gradient", "signed"] == pytest.approx(1)
     assert found["gradient", "unsigned"] == pytest.approx(1)
     assert (found["gradient", "cost"], found["gradient", "cost_double"]) == (16, 24)  # 4 guided steps
-    assert (found["levels", "cost"], found["levels", "cost_double"]) == (4, 6)
+    assert (found["levels", "cost"], found["levels", "cost_double"]) == (2, 3)
     assert (found["attention", "cost"], found["attention", "cost_double"]) == (1, 1)
     assert {key for name, key in found if name == "floor"} == {"unsigned", "effect_unsigned"}
     assert all(-1 <= value <= 1 for (_, key), value in found.items() if key in {s.key for s in SPECS[:4]})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +19,9 @@ from nam.mllm.gill_folder import read_gill
 from nam.relevance.attention import AttentionRelevance, shrink
 from nam.relevance.gradient import GradientRelevance
 from nam.relevance.levels import LevelsRelevance
+from nam.relevance.region import region_in_latents, surroundings
 from nam.types import Generation
-from tests.relevance.cases import draw, hidden_of, square
+from tests.relevance.cases import draw, hidden_of, hooks_of, square
 
 EPS = 1e-5
 
@@ -93,7 +97,8 @@ def test_levels_are_the_transpose_of_what_a_change_does(
     model: GILL, levels: tuple[float, ...], guidance: float
 ) -> None:
     out, mask = drawn(model, guidance=guidance), square(10, 20)
-    found = LevelsRelevance(signed=True, levels=levels).pull(model, [out], mask[None])
+    whole = LevelsRelevance(signed=True, levels=levels, through="whole", margin=None)
+    found = whole.pull(model, [out], mask[None])
     assert found.gradients.dtype == torch.float64
     assert found.cost == 2 * len(levels)
     generator = torch.Generator().manual_seed(0)
@@ -113,10 +118,78 @@ def test_one_unguided_step_from_noise_is_the_samplers_own(gill_folder: Path) -> 
     model.diffusion.scheduler.register_to_config(timestep_spacing="trailing")
     out, mask = draw(model, "a red dog", seed=3, guidance=1.0), square(10, 20)
     full = GradientRelevance(signed=True)(model, out, mask)
-    level = LevelsRelevance(signed=True, levels=(0.9999,))(model, out, mask)
+    provider = LevelsRelevance(signed=True, levels=(0.9999,), through="whole", margin=None)
+    level = provider(model, out, mask)
     assert (full.cost, level.cost) == (2, 2)
     similarity = torch.cosine_similarity(full.values.flatten(), level.values.flatten(), dim=0)
     assert similarity > 0.999
+
+
+@contextmanager
+def way_up_alone(model: GILL, run: Callable[[], Tensor]) -> Iterator[None]:
+    """Forward passes whose way up starts from what the way down gave in `run`."""
+    unet: Any = model.diffusion.parts.get("unet", like=model.unembedding)
+    seen: list[dict[str, Any]] = []
+
+    def save(block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        assert not given
+        kept = ("res_hidden_states_tuple",) if seen else ("hidden_states", "res_hidden_states_tuple")
+        seen.append({name: named[name] for name in kept})
+
+    def put(block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        return given, named | before[block]
+
+    handles = [block.register_forward_pre_hook(save, with_kwargs=True) for block in unet.up_blocks]
+    run()
+    for handle in handles:
+        handle.remove()
+    before = dict(zip(unet.up_blocks, seen, strict=True))
+    handles = [block.register_forward_pre_hook(put, with_kwargs=True) for block in unet.up_blocks]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def test_the_way_down_can_be_held(model: GILL) -> None:
+    out, mask, level = drawn(model), square(10, 20), 0.4
+    up = LevelsRelevance(signed=True, levels=(level,), margin=None)
+    found = up.pull(model, [out], mask[None])
+    assert found.cost == 2
+    assert out.latents is not None
+    hidden, latents = hidden_of(out), out.latents[None].double()
+    _, a, s = level_of(model, level)
+    y = latents + s / a * model.diffusion.noise([out.seed], like=latents)
+    direction = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad(), way_up_alone(model, lambda: estimate(model, y, level, hidden)):
+        slope = pushed_forward(model, out, mask, (level,), direction, guidance=3.0)
+    torch.testing.assert_close((found.gradients * direction).sum(), slope, rtol=1e-4, atol=1e-8)
+    whole = dataclasses.replace(up, through="whole").pull(model, [out], mask[None])
+    assert not torch.allclose(found.gradients, whole.gradients, rtol=0.1)
+    assert torch.is_grad_enabled()
+    assert hooks_of(model) == 0
+
+
+def test_around_a_region_is_enough_for_a_local_decoder(model: GILL) -> None:
+    """Where all that a region's pixels see is decoded, the slope is the whole picture's."""
+    out, mask = drawn(model), square(4, 8, side=8)
+    assert out.latents is not None
+    latents, masks = out.latents[None].double(), mask[None]
+    whole = region_in_latents(model.diffusion, latents, masks)
+    reached = whole.abs().amax((0, 1)).nonzero()
+    assert reached.amax() < 15  # the decoder does not see the far corner
+    torch.testing.assert_close(region_in_latents(model.diffusion, latents, masks, margin=0.75), whole)
+    near = region_in_latents(model.diffusion, latents, masks, margin=0.125)
+    assert near[..., 5:, :].abs().max() == 0
+    assert near[..., 6:].abs().max() == 0
+    assert torch.cosine_similarity(near.flatten(), whole.flatten(), dim=0) > 0.9
+
+
+def test_the_surroundings_of_a_region() -> None:
+    inside = torch.zeros(64, dtype=torch.bool)
+    inside[21:30] = True
+    assert surroundings(inside, cell=4, margin=0.0) == slice(5, 8)
+    assert surroundings(inside, cell=4, margin=0.125) == slice(3, 10)
+    assert surroundings(inside, cell=4, margin=1.0) == slice(0, 16)
 
 
 def attention_objective(
@@ -192,6 +265,13 @@ def test_regions_shrink_by_area() -> None:
 def test_levels_that_make_no_sense_are_refused(levels: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match=r"relevance\.levels must fall from below 1 .* got \["):
         LevelsRelevance(levels=levels)
+
+
+def test_parts_and_margins_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"relevance\.through must be up or whole, got 'down'"):
+        LevelsRelevance(through="down")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"relevance\.margin must be from 0 to 1, or null, got 1\.5"):
+        LevelsRelevance(margin=1.5)
 
 
 def test_a_level_outside_the_schedule_is_refused() -> None:

@@ -21,7 +21,7 @@ from tests.relevance.cases import draw, hooks_of, square, state_of
 YAMLS = sorted((config_dir() / "relevance").glob("*.yaml"))
 
 #: U-Net passes of each provider for a picture of 2 guided steps: forward, and backward.
-PASSES = {"gradient": (4, 4), "last": (4, 4), "levels": (2, 2), "attention": (1, 0)}
+PASSES = {"gradient": (4, 4), "last": (4, 4), "levels": (1, 1), "attention": (1, 0)}
 
 
 @pytest.fixture(params=YAMLS, ids=lambda path: path.stem)

@@ -1,0 +1,1 @@
+"""A GILL of the published sizes on an accelerator, in absolute times."""
