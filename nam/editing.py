@@ -18,10 +18,11 @@ from nam.data.concepts import concept_of
 from nam.data.edits import ScenePairs
 from nam.data.prompts import ScenePrompts
 from nam.editor.base import EditModality, Editor, Goal, Problem
-from nam.editor.cases import Cases, Pair, build_cases
+from nam.editor.cases import Cases, Pair
 from nam.editor.delta import Delta, EditError, difference, require_neurons
 from nam.editor.ranking import means_of_works, rankings_of
 from nam.editor.select import Selection, refuse_impossible, select, shape_of
+from nam.editor.token_cases import cases_of
 from nam.errors import ConfigError
 from nam.mllm.base import MLLM
 from nam.modules.editing import EditingModule
@@ -60,7 +61,8 @@ def edit(
         reduction: The method by which neurons are selected, or its name under `configs/reduction`.
         neurons: The neurons themselves, instead of selecting them.
         pairs: Requests for the source and the same for the target; None for some about the things of the
-            scenes. They need not be of the scenes where `neurons` are given.
+            scenes. They need not be of the scenes where `neurons` are given. Of a model whose pictures are
+            made of tokens, those without a picture are requests to draw.
         others: What must stay as it is; None likewise.
         seed: Of prompts and training steps.
 
@@ -98,13 +100,28 @@ def edit(
             relevance=option("relevance", "gradient"),
             methods={method.name: method},
         )
-        means = means_of_works(attribute_things(attributor, seed=seed), method.name)
+        works = attribute_things(attributor, seed=seed)
+        _require_scores([work for work in works if work.concept.name == source], source, selection)
+        means = means_of_works(works, method.name)
         neurons = select(rankings_of(means, source, contrast=True), selection)
-    found = build_cases(mllm, goal, pairs, others)
+    found = cases_of(mllm, goal, pairs, others)
     problem = Problem(mllm=mllm, goal=goal, cases=found.cases)
     module = module_of(problem, chosen_editor, neurons, seed=seed)
     fit(module)
     return delta_of(module, found, manifest={"seed": seed, "k": k})
+
+
+def _require_scores(works: Sequence[Work], source: str, selection: Selection) -> None:
+    """Refuse to select neurons by requests for the source of which none could be attributed."""
+    for modality in selection.modalities:
+        if not any(one.modality == modality for work in works for one in work.scores):
+            why = next(
+                (reason for work in works for reason in work.errors.values()), "it is no thing of them"
+            )
+            raise EditError(
+                f"neurons cannot be selected: none of {len(works)} requests for {source} in the drawn scenes "
+                f"could be attributed ({modality}: {why}); give them as neurons=NeuronSet.of(...)"
+            )
 
 
 def _part(kind: type, group: str, chosen: Any) -> Any:
@@ -143,9 +160,10 @@ def module_of(problem: Problem, editor: Editor, chosen: NeuronSet, *, seed: int)
 def fit(module: EditingModule) -> None:
     """Run the editor to its end, without a progress bar, a logger or files."""
     with _quiet(), _interruptible():
+        device = module.problem.mllm.device
         trainer = L.Trainer(
-            accelerator="cpu" if module.problem.mllm.device.type == "cpu" else "auto",
-            devices=1,
+            accelerator="cpu" if device.type == "cpu" else "auto",
+            devices=1 if device.index is None else [device.index],
             max_steps=module.editor.steps,
             logger=False,
             enable_checkpointing=False,

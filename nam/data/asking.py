@@ -28,6 +28,9 @@ def check_asking(kinds: Sequence[str], prompts: Mapping[str, str], limit: int | 
         for kind in names:
             if kind not in KINDS:
                 raise ConfigError(f"data.source.{where}: unknown kind {kind!r} ({nearest(str(kind), KINDS)})")
+    twice = [kind for place, kind in enumerate(kinds) if kind in kinds[:place]]
+    if twice:
+        raise ConfigError(f"data.source.kinds names {twice[0]!r} twice")
     for kind, prompt in prompts.items():
         try:
             prompt.format(caption="", concept="")
@@ -35,6 +38,11 @@ def check_asking(kinds: Sequence[str], prompts: Mapping[str, str], limit: int | 
             raise ConfigError(
                 f"data.source.prompts.{kind} may hold {{caption}} and {{concept}}, got {prompt!r}"
             ) from error
+    check_limit(limit)
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a `data.source.limit` that leaves nothing. Raises ConfigError."""
     if limit is not None and limit < 1:
         raise ConfigError(f"data.source.limit must be at least 1, or null for all, got {limit}")
 
@@ -116,7 +124,7 @@ class Mentions:
         self._names = {word.lower(): "" for concept in others for word in concept.words}
         self._names |= {word.lower(): name for name, one in concepts.items() for word in one.words}
         words = sorted(map(re.escape, self._names), key=len, reverse=True)
-        self._pattern = re.compile(rf"\b(?:{'|'.join(words)})\b")
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)")
 
     def __call__(self, text: str) -> list[str]:
         """Names of the concepts that the text mentions, in the order in which it does."""

@@ -88,7 +88,8 @@ class Coco:
         image, masks = None, None
         try:
             if kind != "draw":
-                image, masks = self._read(picture.file), self.masks(picture)
+                image = self._read(picture)
+                masks = self.masks(picture)
         except InputError as error:
             sample = Sample(id=f"{name}-{kind}", concept=concept, caption=picture.caption)
             return Item(index=index, sample=sample, error=str(error))
@@ -122,7 +123,7 @@ class Coco:
         """The pictures asked about, in the order of their numbers."""
         try:
             found = self._all_pictures()
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise ConfigError(
                 f"data.source.folder={self.folder}: the annotations of {self.split} are not as COCO's: "
                 f"{type(error).__name__} {error}"
@@ -175,15 +176,21 @@ class Coco:
                 f"data.source.folder={self.folder}: expected {path} as COCO publishes it "
                 f"(https://cocodataset.org/#download): {error.strerror}"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
         if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in wanted):
             raise ConfigError(f"{path}: expected COCO's annotations with {', '.join(wanted)}")
         return found
 
-    def _read(self, name: str) -> Any:
+    def _read(self, picture: Picture) -> Any:
         folder = (Path(self.folder).expanduser() / self.split).resolve()
-        path = (folder / name).resolve()
+        path = (folder / picture.file).resolve()
         if not path.is_relative_to(folder):
-            raise InputError(f"the picture {name!r} leads out of {folder}")
-        return read_picture(path)
+            raise InputError(f"the picture {picture.file!r} leads out of {folder}")
+        found = read_picture(path)
+        if (found.height, found.width) != picture.size:
+            raise InputError(
+                f"{picture.file} is {found.width} x {found.height} pixels, its annotations are for "
+                f"{picture.size[1]} x {picture.size[0]}: its masks would not fit"
+            )
+        return found

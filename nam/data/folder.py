@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nam.data.asking import check_limit, subset
 from nam.data.concepts import concept_of
 from nam.data.items import Item, modalities_of
 from nam.errors import ConfigError, InputError
@@ -38,17 +39,21 @@ class Folder:
             `forms` (other words for it, separated by "|", or a list), `modality` (text, image or both; audio,
             video, text+audio or text+video), `start` and `stop` (shares of a sound's or a video's time),
             `seed`, `caption`. Others are passed over, with a warning.
-        seed: Of rows without one; the row's number is added.
+        limit: Rows by chance, in their order; None for all.
+        seed: Of that chance, and of rows without one of their own; there the row's number is added.
 
     Raises:
-        ConfigError: there is no such file, or it has another ending, no column of concepts, or one whose name
-            is nearly that of a column that is not there.
+        ConfigError: there is no such file, or it has another ending, is no text in UTF-8, has no column of
+            concepts, one that comes twice, or one whose name is nearly that of a column that is not there; or
+            the limit leaves nothing.
     """
 
     table: str
+    limit: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_limit(self.limit)
         path = Path(self.table).expanduser()
         if path.suffix not in (".csv", ".jsonl"):
             raise ConfigError(f"data.source.table must be a .csv or .jsonl file, got {self.table!r}")
@@ -62,19 +67,28 @@ class Folder:
         path = Path(self.table).expanduser()
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise ConfigError(
+                f"data.source.table={self.table}: line {line} is no text in UTF-8: save the table as UTF-8"
+            ) from error
+        except OSError as error:
             raise ConfigError(f"cannot read data.source.table={self.table}: {error}") from error
         try:
             rows = list(_csv(text) if path.suffix == ".csv" else _jsonl(text))
-        except csv.Error as error:
-            raise ConfigError(f"data.source.table={self.table} is no CSV: {error}") from error
-        try:
+            if rows and all(isinstance(row, str) for row in rows):
+                raise ConfigError(f"no row can be read; of the first, {rows[0]}")
             passed_over = _check_columns([row for row in rows if not isinstance(row, str)])
         except ConfigError as error:
             raise ConfigError(f"data.source.table={self.table}: {error}") from error
         if passed_over:
             log.warning("%s: these columns are passed over: %s", self.table, ", ".join(passed_over))
         return rows
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """The rows that are asked, by their place in the table."""
+        return subset(len(self._rows), limit=self.limit, seed=self.seed)
 
     @cached_property
     def _firsts(self) -> dict[str, int]:
@@ -85,21 +99,23 @@ class Folder:
         return firsts
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Item:
-        row = self._rows[index]
-        name = _name(row, index)
+        place = self._places[index]
+        row = self._rows[place]
+        name = _name(row, place)
         if isinstance(row, str):
             return Item(index=index, sample=Sample(id=name), error=row)
         prompt, caption = _text(row.get("prompt")), _text(row.get("caption"))
         sample = Sample(id=name, prompt=prompt, caption=caption or None)
         try:
-            if self._firsts[name] != index:
+            _check_values(row)
+            if self._firsts[name] != place:
                 raise InputError(f"the id {name!r} stands in row {self._firsts[name] + 1} already")
             concept = _concept(row)
             sample = Sample(id=name, prompt=prompt, caption=caption or None, concept=concept)
-            image, seed = self._picture(_text(row.get("image"))), _seed(row.get("seed"), self.seed + index)
+            image, seed = self._picture(_text(row.get("image"))), _seed(row.get("seed"), self.seed + place)
             modalities = modalities_of(row.get("modality"))
             time = _share(row.get("start"), 0.0), _share(row.get("stop"), 1.0)
         except (InputError, ValueError) as error:
@@ -137,14 +153,36 @@ def _check_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(name for name in there if name and name not in COLUMNS)
 
 
+def _check_values(row: Mapping[str, Any]) -> None:
+    """Refuse what is no word or number. Raises InputError."""
+    for name in COLUMNS:
+        value = row.get(name)
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InputError(f"{name} holds half of a character (a lone surrogate), which is no text")
+        if isinstance(value, dict) or (isinstance(value, list) and name != "forms"):
+            raise InputError(f"{name} must be a word or a number, got {type(value).__name__} {value!r:.60}")
+
+
 def _csv(text: str) -> Iterator[Mapping[str, Any] | str]:
-    for row in csv.DictReader(io.StringIO(text, newline="")):
-        extra = row.pop(None, None)
-        yield "the row has more fields than the header" if extra else row
+    """Rows of a CSV. Raises ConfigError where it is none: an open quote would swallow the rows behind it."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = list(reader.fieldnames or ())
+        other = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+        if other:
+            raise ConfigError(f"columns are separated by commas, not by {other!r}")
+        twice = [name for name in COLUMNS if names.count(name) > 1]
+        if twice:
+            raise ConfigError(f"there are {names.count(twice[0])} columns {twice[0]!r}")
+        for row in reader:
+            extra = row.pop(None, None)
+            yield "the row has more fields than the header" if extra else row
+    except csv.Error as error:
+        raise ConfigError(f"it is no CSV behind line {reader.line_num}: {error}") from error
 
 
 def _jsonl(text: str) -> Iterator[Mapping[str, Any] | str]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # str.splitlines also ends lines at characters that JSON may hold
         if not line.strip():
             continue
         try:
@@ -182,6 +220,7 @@ def _seed(value: Any, default: int) -> int:
     if _text(value) == "":
         return default
     try:
-        return int(_text(value))
+        number = float(_text(value))  # a column with gaps becomes 5.0 in many a tool
+        return int(number) if number.is_integer() and abs(number) < 2**53 else int(_text(value))
     except ValueError as error:
         raise InputError(f"the seed must be a whole number, got {value!r}") from error

@@ -79,7 +79,13 @@ class HubDataset:
                     f"data.source.columns.{role}={name}: no such column ({nearest(name, there)})"
                 )
         if self.streaming:
-            return list(islice(found.shuffle(seed=self.seed, buffer_size=_BUFFER), self.limit))
+            try:
+                return list(islice(found.shuffle(seed=self.seed, buffer_size=_BUFFER), self.limit))
+            except Exception as error:  # of the network, and of decoders of pictures
+                raise ConfigError(
+                    f"data.source.name={self.name}: a row of the stream cannot be read ({_line(error)}): set "
+                    "data.source.streaming=false, where such a row is passed over with its reason"
+                ) from error
         chosen: Sequence[Mapping[str, Any]] = found.select(
             subset(len(found), limit=self.limit, seed=self.seed)
         )
@@ -90,10 +96,12 @@ class HubDataset:
 
     def __getitem__(self, index: int) -> Item:
         place, way = divmod(index, len(self.kinds))
-        row, kind = self.rows[place], self.kinds[way]
-        name = str(self._value(row, "id") or f"row-{place + 1}")
-        caption, concept = "", None
+        rows, kind = self.rows, self.kinds[way]
+        name, caption, concept = f"row-{place + 1}", "", None
         try:
+            row = _read(rows, place)
+            given = self._value(row, "id")
+            name = name if given is None or given == "" else str(given)
             caption = _text(self._value(row, "caption"))
             concept = self._concept(row, caption)
             image = None if kind == "draw" else self._picture(self._value(row, "image"))
@@ -127,8 +135,7 @@ class HubDataset:
                 streaming=self.streaming,
             )
         except Exception as error:  # no network, a wrong name, split or config surface as many types
-            line = next((one for one in str(error).splitlines() if one.strip()), type(error).__name__)
-            raise ConfigError(f"data.source.name={self.name}, split={self.split}: {line}") from error
+            raise ConfigError(f"data.source.name={self.name}, split={self.split}: {_line(error)}") from error
 
     def _value(self, row: Mapping[str, Any], role: str) -> Any:
         name = self.columns.get(role)
@@ -154,6 +161,19 @@ class HubDataset:
         if value is None or isinstance(value, str):
             raise InputError("the row has no picture")
         return read_picture(value)
+
+
+def _read(rows: Sequence[Mapping[str, Any]], place: int) -> Mapping[str, Any]:
+    """A row, whose picture the package decodes. Raises InputError where it cannot."""
+    try:
+        return rows[place]
+    except Exception as error:  # a decoder may raise anything where a picture is damaged
+        raise InputError(f"the row cannot be read: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error of another package."""
+    return next((one.strip() for one in str(error).splitlines() if one.strip()), type(error).__name__)
 
 
 def _text(value: Any) -> str:

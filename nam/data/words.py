@@ -25,7 +25,8 @@ class WordPrompts:
         seed: Of the pictures' noise.
 
     Raises:
-        ConfigError: there is no word or no wording, or a wording without a place for the word.
+        ConfigError: there is no word or no wording, a word is empty or comes twice, or a wording has no place
+            for the word.
     """
 
     concepts: tuple[str, ...]
@@ -38,6 +39,8 @@ class WordPrompts:
         check_wordings(self.prompts, where="data.source.prompts")
         if not self.concepts or self.repeats < 1:
             raise ConfigError("data.source needs concepts, and repeats of at least 1")
+        if len(set(self.concepts)) < len(self.concepts) or not all(map(str.strip, self.concepts)):
+            raise ConfigError(f"data.source.concepts: expected different words, got {list(self.concepts)}")
         try:
             modalities_of(self.modality)
         except ValueError as error:

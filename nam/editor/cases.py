@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nam.editor.base import NO_TOKEN, Case, Goal, Role
 from nam.editor.delta import EditError
-from nam.editor.reach import REPLAYED, logits_of
+from nam.editor.reach import REPLAYED, logits_of, together
 from nam.errors import ConfigError, TargetError
 from nam.hooks import Recorder
 from nam.mllm.norm import HeldNorm, read_final_norm
@@ -138,11 +138,11 @@ def spliced(source: Generation, target: Generation) -> Generation:
 def streams_of(mllm: MLLM, generations: Sequence[Generation]) -> list[Tensor]:
     """What enters the final norm at the answer's positions, (P, H) float32 on the CPU, one each."""
     found: list[Tensor] = []
-    for start in range(0, len(generations), REPLAYED):
-        part = generations[start : start + REPLAYED]
-        recorder = Recorder(mllm, where=[answer_positions(generation) for generation in part])
+    where = [answer_positions(generation) for generation in generations]
+    for rows in together(where):
+        recorder = Recorder(mllm, where=where[rows])
         with torch.no_grad():
-            mllm.replay(part, record=recorder)
+            mllm.replay(generations[rows], record=recorder)
         streams = [recorded.stream for recorded in recorder.recorded]
         found += [stream.float().cpu() for stream in streams if stream is not None]
     if len(found) != len(generations):

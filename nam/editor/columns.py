@@ -38,9 +38,9 @@ class Changed:
             start = 0
             for layer, units in self.neurons.by_layer().items():
                 part = self.change[start : start + len(units)]
-                linear = self.mllm.ffn_sites[layer].linear
-                where = torch.tensor(units, device=linear.weight.device)
-                stack.callback(linear.register_forward_hook(_adding(where, part)).remove)
+                site = self.mllm.ffn_sites[layer]
+                hook = _adding(torch.tensor(units, device=site.device), part.to(site.device))
+                stack.callback(site.linear.register_forward_hook(hook).remove)
                 start += len(units)
             self._stack = stack.pop_all()
         return self
@@ -63,8 +63,7 @@ def read_columns(mllm: MLLM, neurons: NeuronSet) -> Tensor:
     """Value vectors of neurons as the model has them now, a copy (n, H) on the CPU."""
     parts = []
     for layer, units in neurons.by_layer().items():
-        weight = mllm.ffn_sites[layer].value_vectors.detach()
-        parts.append(weight[:, torch.tensor(units, device=weight.device)].T.cpu())
+        parts.append(mllm.ffn_sites[layer].columns(torch.tensor(units)).detach().T.cpu())
     return torch.cat(parts).contiguous()
 
 

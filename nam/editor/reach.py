@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from nam.types import NeuronSet
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
 
-#: Answers that are replayed together where no gradient is needed.
-REPLAYED = 64
+#: Answers that are replayed together where no gradient is needed, and their positions: of each position the
+#: activations of every layer are read. One answer may have more.
+REPLAYED, POSITIONS = 64, 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,8 @@ def reach(problem: Problem, neurons: NeuronSet, change: Tensor) -> Reached:
     norm = read_final_norm(problem.mllm)
     found: list[tuple[Tensor, Tensor]] = []
     chosen = neurons.by_layer()
-    for start in range(0, len(problem.cases), REPLAYED):
-        part = problem.cases[start : start + REPLAYED]
+    for rows in together([case.positions for case in problem.cases]):
+        part = problem.cases[rows]
         recorder = Recorder(problem.mllm, where=[case.positions for case in part])
         with torch.no_grad(), Changed(problem.mllm, neurons, change):
             problem.mllm.replay([case.generation for case in part], record=recorder)
@@ -116,6 +118,18 @@ def drawn_left(problem: Problem, reached: Reached, start: Reached) -> float | No
         for stream in (start.wanted, reached.stream, start.stream)
     )
     return float((now - wanted).square().sum() / (before - wanted).square().sum().clamp(min=1e-12))
+
+
+def together(positions: Sequence[Sequence[int]]) -> Iterator[slice]:
+    """Which answers are replayed together: at most `REPLAYED` with at most `POSITIONS` of these positions."""
+    start = count = 0
+    for stop, one in enumerate(positions):
+        if stop - start == REPLAYED or (count and count + len(one) > POSITIONS):
+            yield slice(start, stop)
+            start, count = stop, 0
+        count += len(one)
+    if positions:
+        yield slice(start, len(positions))
 
 
 def hidden_of(mllm: MLLM, stream: Tensor) -> Tensor:

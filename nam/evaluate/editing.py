@@ -18,7 +18,7 @@ from nam.world.scene import NOUNS
 
 if TYPE_CHECKING:
     from nam.evaluate.judge import Judge, Verdict
-    from nam.mllm.base import MLLM
+    from nam.mllm.base import MLLM, Draw
 
 __all__ = ["EditPrompts", "Seen", "ask", "drift", "matrix", "measure", "observe", "pixel_change"]
 
@@ -87,14 +87,18 @@ class Seen:
         return frozenset() if self.verdict is None else frozenset(self.verdict.things)
 
 
-def ask(mllm: MLLM, asked: Sequence[Asked], judge: Judge, *, batch: int = 32) -> list[Seen]:
-    """Answers to all prompts; pictures are drawn where one is asked for."""
+def ask(
+    mllm: MLLM, asked: Sequence[Asked], judge: Judge, *, batch: int = 32, words: bool = False
+) -> list[Seen]:
+    """Answers to all prompts; pictures are drawn where one is asked for. A model whose pictures are made of
+    tokens, which draws or speaks, answers in `words` alone if that is asked for."""
+    drawing: Draw = not words if mllm.draws_tokens else "auto"
     found: dict[int, Seen] = {}
     for draws in (True, False):
         places = [i for i, one in enumerate(asked) if one.draws is draws]
         for start in range(0, len(places), batch):
             part = places[start : start + batch]
-            answers = mllm.generate_batch([asked[i].sample for i in part], draw="auto" if draws else False)
+            answers = mllm.generate_batch([asked[i].sample for i in part], draw=drawing if draws else False)
             images = [answer.image for answer in answers if answer.image is not None]
             verdicts = iter(judge(images) if images else [])
             for i, answer in zip(part, answers, strict=True):

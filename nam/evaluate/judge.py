@@ -160,5 +160,8 @@ def _stack(images: Sequence[Image.Image]) -> NDArray[np.uint8]:
     for image in images:
         if image.size != (SIDE, SIDE):
             width, height = image.size
-            raise InputError(f"expected pictures of {SIDE}x{SIDE} to judge, got {width}x{height}")
+            raise InputError(
+                f"expected pictures of {SIDE}x{SIDE} to judge, got {width}x{height}: the judge knows the "
+                "drawn scenes alone; models with other pictures are edited in Python, by nam.edit"
+            )
     return np.stack([np.asarray(image.convert("RGB")) for image in images])

@@ -95,7 +95,8 @@ class Recorder(SiteHooks):
         super().__exit__(*exception)
         read, self._read, keys, self._keys = self._read, {}, self._keys, []
         if exception[:1] in ((), (None,)):
-            self._recorded = _by_sample(read, keys, self.where, layers=len(self.mllm.ffn_sites))
+            at, layers = self.mllm.device, len(self.mllm.ffn_sites)
+            self._recorded = _by_sample(read, keys, self.where, layers=layers, device=at)
 
     def _visit(self, visit: Visit) -> None:
         values = visit.values.detach()
@@ -107,9 +108,14 @@ class Recorder(SiteHooks):
 
 
 def _by_sample(
-    read: dict[int, list[Tensor]], keys: list[tuple[int, int]], where: Where, *, layers: int
+    read: dict[int, list[Tensor]],
+    keys: list[tuple[int, int]],
+    where: Where,
+    *,
+    layers: int,
+    device: torch.device,
 ) -> tuple[Recorded, ...]:
-    """What each layer saw, in order of time, as what each sample had, in order of position."""
+    """What each layer saw, in order of time, as what each sample had, in order of position, on one device."""
     if len(set(keys)) < len(keys):
         raise InputError("a position was read twice: enter a recorder for one generate or replay at a time")
     order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -123,13 +129,15 @@ def _by_sample(
                 raise InputError(f"sample {row} has no position {missing[0]} to record")
     if not keys:
         return ()
-    sizes = [len(found) for found in positions.values()]
-    by_layer: list[tuple[Tensor, ...]] = []
-    for layer in sorted(read):
-        values = torch.cat(read.pop(layer))
-        by_layer.append(values[torch.tensor(order, device=values.device)].split(sizes))
-    found = zip(positions.values(), zip(*by_layer, strict=True), strict=True)
-    return tuple(
-        Recorded(tuple(at), torch.stack(values[:layers]), values[layers].clone() if values[layers:] else None)
-        for at, values in found
-    )
+    # One copy brings each layer into order; a sample's part is a view.
+    index = torch.tensor(order, device=device)
+    buffer = read[0][0].new_empty((layers, len(keys), read[0][0].shape[1]), device=device)
+    for layer in range(layers):
+        torch.index_select(torch.cat(read.pop(layer)).to(device), 0, index, out=buffer[layer])
+    streams = torch.cat(read[layers]).to(device)[index] if layers in read else None
+    found, start = [], 0
+    for at in positions.values():
+        part, start = slice(start, start + len(at)), start + len(at)
+        stream = None if streams is None else streams[part]
+        found.append(Recorded(tuple(at), buffer[:, part], stream))
+    return tuple(found)

@@ -60,7 +60,7 @@ class SiteHooks(ABC):
         self.mllm = mllm
         self.where = where
         self._stack: ExitStack | None = None
-        self._entries: tuple[Layout, _Entries] | None = None
+        self._entries: tuple[Layout, dict[torch.device, _Entries]] | None = None
 
     @abstractmethod
     def _modules(self) -> Sequence[tuple[int, nn.Module]]:
@@ -111,6 +111,9 @@ class SiteHooks(ABC):
 
     def _of(self, layout: Layout, device: torch.device) -> _Entries:
         if self._entries is None or self._entries[0] is not layout:
+            self._entries = (layout, {})
+        known = self._entries[1]
+        if device not in known:
             counts = layout.positions >= 0
             if self.where == "answer":
                 counts &= layout.positions >= torch.tensor(layout.starts)[:, None]
@@ -121,13 +124,12 @@ class SiteHooks(ABC):
                     chosen[row] = torch.isin(layout.positions[row], wanted)
                 counts &= chosen
             batch_rows, _ = counts.nonzero(as_tuple=True)
-            entries = _Entries(
+            known[device] = _Entries(
                 counts.flatten().nonzero().squeeze(1).to(device),
                 [layout.rows[row] for row in batch_rows.tolist()],
                 layout.positions[counts].tolist(),
             )
-            self._entries = (layout, entries)
-        return self._entries[1]
+        return known[device]
 
     def _wanted(self, sample: int) -> Sequence[int]:
         if isinstance(self.where, str) or sample >= len(self.where):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from nam.mllm.layout import Layout
 from nam.types import Generation, Sample, Target
 
 if TYPE_CHECKING:
+    from nam.mllm.device_map import Spread
     from nam.mllm.pictures import Picture
 
 #: Whether to draw: when the model says so, always (a picture, or the medium that is named), or never.
@@ -58,6 +59,7 @@ class MLLM(nn.Module, ABC):
         draws: Whether its family can draw pictures; False for one that answers in words alone.
         draws_tokens: Whether its pictures are made of tokens that the language model itself predicts. Such a
             model answers in words, or with `draw=True` by a picture alone; its pictures need no relevance.
+        spread: Where its layers are, once `nam.mllm.spread` has put them on several devices; it stays there.
     """
 
     draws: ClassVar[bool] = True
@@ -69,6 +71,7 @@ class MLLM(nn.Module, ABC):
         self.language_model = language_model
         self.tokenizer = tokenizer
         self.layout: Layout | None = None
+        self.spread: Spread | None = None
 
     def announce(self, layout: Layout | None) -> None:
         """Tell hooks which tokens the next forward pass of the language model reads."""
@@ -226,13 +229,22 @@ class MLLM(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the language model is."""
+        """Where the language model is; of one on several devices, all of it but layers."""
         return self.unembedding.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The language model's precision."""
         return self.unembedding.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.spread is None:
+            return super()._apply(fn, recurse)
+        given = self.unembedding.new_empty(0)
+        if (asked := fn(given).dtype) != given.dtype:
+            name = str(asked).removeprefix("torch.")
+            raise ModelError(f"a model on several devices is loaded in its precision: set mllm.dtype={name}")
+        return self
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a frozen model has no dropout, whatever a trainer asks of its children."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from nam.errors import ModelError
 from nam.mllm.chat import PromptChat
+from nam.mllm.device_map import Device, MaxMemory
 from nam.mllm.hub import HubFolder
-from nam.mllm.one_vocabulary import OneVocabulary
+from nam.mllm.one_vocabulary import OneVocabulary, codes_of
 from nam.mllm.parts import require_finite
 from nam.mllm.picture_tokens import Sampling
 from nam.mllm.vlm_folder import read_parts, started
@@ -115,7 +116,8 @@ def read_chameleon(
     id: str | Path,
     revision: str | None = None,
     dtype: str = "bfloat16",
-    device: str = "cpu",
+    device: Device = "cpu",
+    max_memory: MaxMemory | None = None,
     caption_prompt: str = "Describe this picture.",
     guidance: float = 3.0,
     temperature: float = 0.7,
@@ -125,7 +127,7 @@ def read_chameleon(
 
     Args:
         id: Hub id such as "leloy/Anole-7b-v0.1-hf", or a folder in the layout of `save_pretrained`.
-        revision, dtype, device, caption_prompt: As in `nam.mllm.vlm_folder.read_vlm`.
+        revision, dtype, device, max_memory, caption_prompt: As in `nam.mllm.vlm_folder.read_vlm`.
         guidance, temperature, top_p: Of `Sampling`, for pictures; as published.
 
     Raises:
@@ -134,7 +136,7 @@ def read_chameleon(
     """
     sampling = Sampling(guidance=guidance, temperature=temperature, top_p=top_p)
     settings: dict[str, Any] = {"revision": revision, "dtype": dtype, "caption_prompt": caption_prompt}
-    parts = read_parts(id, kinds=("chameleon",), chat=PromptChat, **settings)
+    parts = read_parts(id, kinds=("chameleon",), chat=PromptChat, read_elsewhere=(DECODER,), **settings)
     vq = parts.config.vq_config
     mapping = parts.language_model.model.vocabulary_mapping.img2bpe
     model = Chameleon(
@@ -142,11 +144,11 @@ def read_chameleon(
         language_model=parts.language_model,
         chat=parts.chat,
         grid=(vq.resolution // 2 ** (len(vq.channel_multiplier) - 1),) * 2,
-        code_ids=[mapping[code] for code in range(len(mapping))],
+        code_ids=codes_of(mapping, count=vq.num_embeddings),
         sampling=sampling,
         decoder=read_decoder(_folder_of(id, revision), vq),
     )
-    return started(model, device)
+    return started(model, device, max_memory)
 
 
 def _folder_of(id: str | Path, revision: str | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,21 @@ from nam.errors import InputError, ModelError
 from nam.mllm.pictures import Picture, read_picture
 from nam.types import PICTURE_ID
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 #: What a processor gives for each token.
 TYPE_NAMES = ("token_type_ids", "mm_token_type_ids")
 BY_TOKEN = ("input_ids", "attention_mask", *TYPE_NAMES)
 
 #: Names, in a model's config, of the tokens that stand for soft tokens; none of them is ever said.
 PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
+
+#: Least pixels of a picture's sides: image processors take a side of 1 or 3 for the colours.
+LEAST_SIDE = 4
+
+#: How often a picture's shorter side may fit into its longer one: of a strip some processors make gigabytes.
+MOST_RATIO = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +90,8 @@ class Chat:
         """One prompt.
 
         Raises:
-            InputError: it is empty, holds reserved or unknown words, or the model reads no pictures.
+            InputError: it is empty, holds reserved or unknown words, or the model reads no pictures, or none
+                of this size.
         """
         if not isinstance(prompt, str):
             raise InputError(f"expected a prompt in words, got {type(prompt).__name__}")
@@ -101,7 +111,7 @@ class Chat:
             return Encoded(words, tuple(ids), self.before(text, words, ids, special=special), 0, {})
         given = self.processor(
             text=[text],
-            images=[read_picture(picture)],
+            images=[_readable(picture)],
             add_special_tokens=special,
             return_tensors="pt",
         )
@@ -209,6 +219,18 @@ class PromptChat(Chat):
         given = self.processor(text=[text], add_special_tokens=special, return_tensors="pt")
         ids: list[int] = given["input_ids"][0].tolist()
         return ids
+
+
+def _readable(picture: Picture) -> Image:
+    """A picture that an image processor can be trusted with."""
+    found = read_picture(picture)
+    short, long = sorted(found.size)
+    if short < LEAST_SIDE or long > MOST_RATIO * short:
+        raise InputError(
+            f"expected a picture of at least {LEAST_SIDE} pixels a side, one at most {MOST_RATIO} times the "
+            f"other, got {found.width} x {found.height}"
+        )
+    return found
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -155,7 +155,7 @@ def _read(
     model: PreTrainedModel, cache: Cache, *, mask: Tensor, rows: Sequence[int], ids: Sequence[int]
 ) -> Tensor:
     """Last hidden states (len(rows), len(ids), H) of tokens behind these rows."""
-    chosen = torch.tensor(list(rows), device=mask.device)
+    chosen = torch.tensor(list(rows))  # on the CPU: each layer's keys may be on a device of their own
     cache.batch_select_indices(chosen)
     mask = torch.cat([mask[chosen], mask.new_ones(len(rows), len(ids))], dim=1)
     embeds = model.get_input_embeddings()(torch.tensor(list(ids), device=mask.device))

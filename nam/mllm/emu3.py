@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from nam.checks import whole
-from nam.errors import ConfigError
+from nam.errors import ConfigError, ModelError
 from nam.mllm.chat import PromptChat
-from nam.mllm.one_vocabulary import OneVocabulary
+from nam.mllm.device_map import Device, MaxMemory
+from nam.mllm.one_vocabulary import OneVocabulary, codes_of
 from nam.mllm.picture_tokens import Sampling
 from nam.mllm.vlm_folder import read_parts, started
 
@@ -72,7 +73,8 @@ def read_emu3(
     id: str | Path,
     revision: str | None = None,
     dtype: str = "bfloat16",
-    device: str = "cpu",
+    device: Device = "cpu",
+    max_memory: MaxMemory | None = None,
     caption_prompt: str = "Describe this picture.",
     side: int = 720,
     positive: str = POSITIVE,
@@ -85,7 +87,7 @@ def read_emu3(
 
     Args:
         id: Hub id such as "Emu3-community/Emu3-Gen-hf", or a folder in the layout of `save_pretrained`.
-        revision, dtype, device, caption_prompt: As in `nam.mllm.vlm_folder.read_vlm`.
+        revision, dtype, device, max_memory, caption_prompt: As in `nam.mllm.vlm_folder.read_vlm`.
         side, positive, negative: As of `Emu3`.
         guidance, temperature, top_k: Of `Sampling`, for pictures; as published.
 
@@ -102,16 +104,18 @@ def read_emu3(
             f"mllm.side must be a multiple of {cell}, the pixels of a picture token, got {side}"
         )
     mapping = parts.language_model.vocabulary_mapping.img2bpe
+    if END_OF_ROW not in parts.config.vocabulary_map:
+        raise ModelError(f"{parts.name}: vocabulary_map in config.json has no {END_OF_ROW}, which ends a row")
     model = Emu3(
         name=parts.name,
         language_model=parts.language_model,
         chat=parts.chat,
         grid=(side // cell,) * 2,
-        code_ids=[mapping[code] for code in range(len(mapping))],
+        code_ids=codes_of(mapping, count=parts.config.vq_config.codebook_size),
         sampling=sampling,
         end_of_row=parts.config.vocabulary_map[END_OF_ROW],
         side=side,
         positive=positive,
         negative=negative,
     )
-    return started(model, device)
+    return started(model, device, max_memory)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from nam.errors import ModelError, nearest
+from nam.mllm.resting import device_of, weight_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,8 +57,19 @@ class FfnSite:
 
     @property
     def value_vectors(self) -> Tensor:
-        """Value vectors as columns, (H, d): the weight itself, not a copy."""
-        return self.linear.weight
+        """Value vectors as columns, (H, d), where the layer computes, which need not be where others do: the
+        weight itself, not a copy, unless it rests elsewhere."""
+        return weight_of(self.linear)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computes."""
+        return device_of(self.linear)
+
+    def columns(self, units: Tensor) -> Tensor:
+        """Value vectors of some neurons, a copy (H, n), where the weight is."""
+        weight = self.linear.weight
+        return weight[:, units.to(weight.device)]
 
     @property
     def straight(self) -> bool:

@@ -17,6 +17,7 @@ from torch import nn
 from nam.checks import whole
 from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.config import GillConfig
+from nam.mllm.device_map import Device
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
 from nam.mllm.parts import (
@@ -27,6 +28,7 @@ from nam.mllm.parts import (
     require_weights,
 )
 from nam.mllm.prompts import PromptCodec
+from nam.mllm.spread import placed
 from nam.mllm.tensors import require_file
 
 #: Precisions that a config can ask for.
@@ -36,9 +38,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-#: A model, or a part of one.
-Part = TypeVar("Part", bound=nn.Module)
 
 #: What a family says about its sizes.
 Config = TypeVar("Config", bound=GillConfig)
@@ -51,7 +50,7 @@ def read_gill(
     *,
     folder: str | Path,
     dtype: str = "float32",
-    device: str = "cpu",
+    device: Device = "cpu",
     sampler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -63,7 +62,7 @@ def read_gill(
     Args:
         folder: A path, or the name of a folder that the package ships.
         dtype: Precision of every part, whatever the files hold.
-        device: Where every part goes.
+        device: Where every part goes; the layers of the language model may be spread (`nam.mllm.spread`).
         sampler, steps, guidance: Instead of the folder's own; None keeps them.
         glue: "load" reads `gill/model.safetensors`; "new" starts with random visual tokens, [IMG] rows and
             mapper, for training them.
@@ -96,7 +95,7 @@ def read_gill(
     )
     if glue == "load":
         load_glue(model, path / GLUE_FILE)
-    freeze(put_on(model, device=device, dtype=precision))
+    freeze(placed(model, device=device, dtype=precision))
     return model
 
 
@@ -121,18 +120,6 @@ def with_drawing(config: Config, *, sampler: str | None, steps: int | None, guid
         steps = whole("mllm.steps", steps, least=1, error=ConfigError)
     changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
     return dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
-
-
-def put_on(model: Part, *, device: str, dtype: torch.dtype) -> Part:
-    """The model on a device and in a precision.
-
-    Raises:
-        ConfigError: the device cannot be used.
-    """
-    try:
-        return model.to(device=device, dtype=dtype)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"mllm.device={device!r} cannot be used: {error}") from error
 
 
 def write_gill(model: GILL, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:

@@ -15,12 +15,14 @@ from torch import Tensor
 from nam.checks import whole
 from nam.errors import ConfigError, ModelError
 from nam.mllm.config import CLIP_MEAN, CLIP_STD, GillConfig, read_json
+from nam.mllm.device_map import Device, MaxMemory, check_device
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
-from nam.mllm.gill_folder import dtype_named, put_on, read_vision, with_drawing
+from nam.mllm.gill_folder import dtype_named, read_vision, with_drawing
 from nam.mllm.hub import model_folder, model_root, origin_of
 from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer
 from nam.mllm.prompts import PromptCodec
+from nam.mllm.spread import placed
 from nam.mllm.tensors import read_torch_file
 
 #: The files of a published checkpoint.
@@ -45,7 +47,8 @@ def read_published_gill(
     vision: str | Path | None = None,
     generator: str | Path = "stable-diffusion-v1-5/stable-diffusion-v1-5",
     dtype: str = "bfloat16",
-    device: str = "cpu",
+    device: Device = "cpu",
+    max_memory: MaxMemory | None = None,
     generator_device: str | None = None,
     sampler: str | None = None,
     steps: int | None = None,
@@ -58,7 +61,8 @@ def read_published_gill(
         language_model, vision: Folder or hub id; None for what `model_args.json` names.
         generator: Folder or hub id of a Stable Diffusion 1.x pipeline.
         dtype: Precision of every part, whatever the files hold.
-        device: Where every part goes: one device holds the language model.
+        device: Where every part goes; the layers of the language model may be spread (`nam.mllm.spread`).
+        max_memory: What the language model may take of each card, with `device="auto"`.
         generator_device: Where the picture generator stays instead, whatever happens to the rest.
         sampler, steps, guidance: Of a picture; None for the generator's sampler, 50 steps, 7.5.
 
@@ -69,7 +73,7 @@ def read_published_gill(
     from transformers import AutoModelForCausalLM
 
     precision = dtype_named(dtype)
-    check_devices(device, generator_device)
+    check_devices(device, max_memory, generator_device)
     folder = Path(checkpoint).expanduser()
     args = read_json(folder / ARGS_FILE)
     config = with_drawing(published_config(args), sampler=sampler, steps=steps, guidance=guidance)
@@ -93,7 +97,7 @@ def read_published_gill(
         model.load_gill_state(state)
     except ModelError as error:
         raise ModelError(f"{folder / CHECKPOINT_FILE}: {error}") from error
-    freeze(put_on(model, device=device, dtype=precision))
+    freeze(placed(model, device=device, max_memory=max_memory, dtype=precision))
     return model
 
 
@@ -169,18 +173,13 @@ def _named(args: Mapping[str, Any], key: str) -> str:
     return found
 
 
-def check_devices(device: str, generator_device: str | None) -> None:
+def check_devices(device: Device, max_memory: MaxMemory | None, generator_device: str | None) -> None:
     """Check what the language model and the picture generator are to be put on.
 
     Raises:
-        ConfigError: the layers are to be spread over devices, or the generator's device cannot be used.
+        ConfigError: a device cannot be used, or the settings do not go together.
     """
-    if device in ("auto", "balanced", "sequential"):
-        raise ConfigError(
-            f"mllm.device={device}: layers are not spread over devices; one must hold the language model "
-            "(13.3 GB for 6.7B in bfloat16). For smaller cards set mllm.device=cuda "
-            "mllm.generator_device=cpu, or mllm.device=cpu"
-        )
+    check_device(device, max_memory=max_memory)
     if generator_device is not None:
         try:
             torch.empty(0, device=generator_device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nam.mllm.chat import PromptChat
+from nam.mllm.device_map import Device, MaxMemory
 from nam.mllm.picture_tokens import Sampling
 from nam.mllm.unified import Unified
 from nam.mllm.vlm_folder import read_parts, started
@@ -95,7 +96,8 @@ def read_janus(
     id: str | Path,
     revision: str | None = None,
     dtype: str = "bfloat16",
-    device: str = "cpu",
+    device: Device = "cpu",
+    max_memory: MaxMemory | None = None,
     caption_prompt: str = "Describe this picture.",
     guidance: float = 5.0,
     temperature: float = 1.0,
@@ -104,7 +106,7 @@ def read_janus(
 
     Args:
         id: Hub id such as "deepseek-community/Janus-Pro-7B", or a folder in the layout of `save_pretrained`.
-        revision, dtype, device, caption_prompt: As in `nam.mllm.vlm_folder.read_vlm`.
+        revision, dtype, device, max_memory, caption_prompt: As in `nam.mllm.vlm_folder.read_vlm`.
         guidance, temperature: Of `Sampling`, for pictures; as published.
 
     Raises:
@@ -122,4 +124,4 @@ def read_janus(
         codes=parts.config.vq_config.num_embeddings,
         sampling=sampling,
     )
-    return started(model, device)
+    return started(model, device, max_memory)

@@ -12,8 +12,9 @@ from typing import TypeVar
 from torch import Tensor
 
 from nam.errors import ModelError
+from nam.mllm.device_map import Device, MaxMemory
 from nam.mllm.diffusion import Diffusion
-from nam.mllm.gill_folder import dtype_named, put_on, with_drawing
+from nam.mllm.gill_folder import dtype_named, with_drawing
 from nam.mllm.gill_published import check_devices
 from nam.mllm.hub import model_folder, model_root
 from nam.mllm.imagebind import encoder_origin, read_encoder
@@ -21,6 +22,7 @@ from nam.mllm.nextgpt import NextGPT
 from nam.mllm.nextgpt_config import NextGPTCodec, NextGPTConfig
 from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer
 from nam.mllm.sound import SoundDiffusion
+from nam.mllm.spread import placed
 from nam.mllm.tensors import read_torch_file
 from nam.mllm.video import VideoDiffusion
 
@@ -44,7 +46,8 @@ def read_published_nextgpt(
     video_generator: str | Path | None = None,
     tokenizer: str | Path | None = None,
     dtype: str = "bfloat16",
-    device: str = "cpu",
+    device: Device = "cpu",
+    max_memory: MaxMemory | None = None,
     generator_device: str | None = None,
     sampler: str | None = None,
     steps: int | None = None,
@@ -62,7 +65,8 @@ def read_published_nextgpt(
         video_generator: Folder or hub id of a text-to-video pipeline of diffusers; None: no videos are.
         tokenizer: Folder or hub id of LLaMA's tokenizer; None for the language model's.
         dtype: Precision of every part, whatever the files hold.
-        device: Where every part goes: one device holds the language model.
+        device: Where every part goes; the layers of the language model may be spread (`nam.mllm.spread`).
+        max_memory: What the language model may take of each card, with `device="auto"`.
         generator_device: Where the generators stay instead, whatever happens to the rest.
         sampler, steps, guidance: Of what is drawn; None for the generator's sampler, 50 steps, 7.5.
         config: Other sizes than the published ones.
@@ -74,7 +78,7 @@ def read_published_nextgpt(
     from transformers import AutoModelForCausalLM
 
     precision = dtype_named(dtype)
-    check_devices(device, generator_device)
+    check_devices(device, max_memory, generator_device)
     sizes = with_drawing(config or NextGPTConfig(), sampler=sampler, steps=steps, guidance=guidance)
     path = Path(checkpoint).expanduser() / CHECKPOINT_FILE
     state = read_checkpoint(path)  # before the large parts are read
@@ -102,7 +106,7 @@ def read_published_nextgpt(
         model.load_published(state)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    freeze(put_on(model, device=device, dtype=precision))
+    freeze(placed(model, device=device, max_memory=max_memory, dtype=precision))
     return model
 
 

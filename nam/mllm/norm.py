@@ -114,7 +114,7 @@ def arriving(site: FfnSite, vectors: Tensor) -> Tensor:
     the norm's scale there, which is positive.
     """
     if site.between is not None:
-        norm = read_norm(site.between, like=site.value_vectors.T)
+        norm = read_norm(site.between, like=_written(site))
         vectors = norm.centre(vectors) * norm.gain.to(vectors)
     return vectors if site.factor == 1 else vectors * site.factor
 
@@ -131,11 +131,16 @@ def pulled_back(site: FfnSite, directions: Tensor, activations: Tensor) -> Tenso
         activations: Of all its neurons at these positions, (P, d).
     """
     if site.between is not None:
-        norm = read_norm(site.between, like=site.value_vectors.T)
+        norm = read_norm(site.between, like=_written(site))
         bias = None if site.linear.bias is None else site.linear.bias.detach().to(activations)
         written = nn.functional.linear(activations, site.value_vectors.detach().to(activations), bias)
         directions = norm.pull(directions, written.to(directions))
     return directions if site.factor == 1 else directions * site.factor
+
+
+def _written(site: FfnSite) -> Tensor:
+    """Nothing (0, H) of what a layer's value linear writes."""
+    return site.linear.weight.new_empty((0, site.linear.out_features), device=site.device)
 
 
 def _check_residual(mllm: MLLM, *, straight: bool) -> None:

@@ -8,7 +8,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from nam.errors import ModelError
 from nam.mllm.unified import Unified
+
+
+def codes_of(mapping: Mapping[int, int], *, count: int) -> list[int]:
+    """The vocabulary's id of each of `count` picture tokens.
+
+    Raises:
+        ModelError: the model's config does not name all of them.
+    """
+    missing = sorted(set(range(count)) - mapping.keys())
+    if missing:
+        raise ModelError(
+            f"config.json: vocabulary_map names {len(mapping)} of {count} picture tokens; the first that is "
+            f"missing is {missing[0]}"
+        )
+    return [mapping[code] for code in range(count)]
 
 
 class OneVocabulary(Unified):

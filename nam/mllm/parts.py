@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from nam.errors import ModelError
 from nam.mllm.online import hub_answers
+
+log = logging.getLogger(__name__)
 
 #: Where the two libraries keep their verbosity.
 HUB_LOGGING = ("transformers.utils.logging", "diffusers.utils.logging")
@@ -89,6 +92,7 @@ def read_pretrained(
     *,
     revision: str | None = None,
     torch_files: bool = False,
+    read_elsewhere: tuple[str, ...] | None = None,
 ) -> nn.Module:
     """A transformers or diffusers model from its `save_pretrained` folder, or by its hub id.
 
@@ -100,6 +104,8 @@ def read_pretrained(
         revision: Of a hub id.
         torch_files: Whether torch's own files are read where there is no safetensors file (OPT); nothing but
             tensors is (`weights_only`).
+        read_elsewhere: How the names of tensors begin that the model has no place for but others read: of any
+            else there is a warning. None: of none.
 
     Raises:
         ModelError: the folder or its weights are missing, damaged, incomplete, of other sizes or not finite.
@@ -111,7 +117,8 @@ def read_pretrained(
     if model_class.__module__.startswith("diffusers"):
         settings |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
-        settings["dtype"] = dtype
+        # Its own refusal names no tensor: the check below does.
+        settings |= {"dtype": dtype, "ignore_mismatched_sizes": True}
     try:
         with quiet_hub():
             model, info = model_class.from_pretrained(
@@ -119,19 +126,34 @@ def read_pretrained(
             )
     except Exception as error:  # the two libraries and safetensors raise a dozen types on damaged weights
         raise ModelError(f"cannot read {model_class.__name__} from {source}: {error}") from error
-    for problem in ("missing_keys", "mismatched_keys"):
-        if info[problem]:
-            names = ", ".join(sorted(map(str, info[problem]))[:3])
-            raise ModelError(
-                f"{source} does not hold a whole {type(model).__name__}: "
-                f"{len(info[problem])} {problem.replace('_', ' ')}, first {names}"
-            )
     whole: nn.Module = model
+    _require_all(whole, info, source)
     try:
         require_finite(dict(whole.named_parameters()))
     except ModelError as error:
         raise ModelError(f"{source}: {error}") from error
+    if read_elsewhere is not None:
+        over = sorted(
+            name for name in map(str, info["unexpected_keys"]) if not name.startswith(read_elsewhere)
+        )
+        if over:
+            log.warning(
+                "%s: %d tensors have no place in %s and are passed over, first %s",
+                *(source, len(over), type(whole).__name__, ", ".join(over[:3])),
+            )
     return whole
+
+
+def _require_all(model: nn.Module, info: Mapping[str, Any], source: Path | str) -> None:
+    """Check that every tensor of a model was read, by what transformers or diffusers tell of it."""
+    misfits = (f"{name}, which is {(*got,)} and not {(*due,)}" for name, got, due in info["mismatched_keys"])
+    for problem, names in (("missing keys", info["missing_keys"]), ("keys of another shape", misfits)):
+        found = sorted(map(str, names))
+        if found:
+            raise ModelError(
+                f"{source} does not hold a whole {type(model).__name__}: {len(found)} {problem}, first "
+                f"{', '.join(found[:3])}"
+            )
 
 
 def require_finite(weights: Mapping[str, Tensor]) -> None:

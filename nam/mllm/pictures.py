@@ -126,9 +126,14 @@ def to_pixels(
 def _cropped(picture: Image.Image, size: int) -> Image.Image:
     short = min(picture.size)
     wide, high = (size * side // short for side in picture.size)
-    resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
     left, top = (wide - size) // 2, (high - size) // 2
-    return resized.crop((left, top, left + size, top + size))
+    if wide * high <= MAX_PIXELS:
+        resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
+        return resized.crop((left, top, left + size, top + size))
+    # Of a long strip what is cut off would be gigabytes: it is not made. Pixels may differ by rounding.
+    x, y = picture.width / wide, picture.height / high
+    right, bottom = min((left + size) * x, picture.width), min((top + size) * y, picture.height)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left * x, top * y, right, bottom))
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

@@ -58,7 +58,7 @@ def _watch(site: FfnSite, layer: nn.Module, stack: ExitStack, wrong: list[int]) 
         pattern = torch.linspace(-2.0, 3.0, site.width, device=values.device).sin().to(values)
         size = values[0].square().mean().sqrt().clamp(min=1e-2)
         changed = torch.stack([values[0], values[0] + size * pattern])
-        linear = nn.functional.linear(changed, site.linear.weight, site.linear.bias)
+        linear = nn.functional.linear(changed, site.value_vectors, site.linear.bias)
         arriving = linear if site.between is None else site.between(linear)
         expected.append(site.factor * (arriving[1].float() - arriving[0].float()))
         return (changed.reshape(given[0].shape), *given[1:])
@@ -66,7 +66,7 @@ def _watch(site: FfnSite, layer: nn.Module, stack: ExitStack, wrong: list[int]) 
     def compare(module: nn.Module, given: tuple[Any, ...], out: Any) -> Any:
         stream: Tensor = out[0] if isinstance(out, tuple) else out
         plain, changed = stream.float().unbind()
-        want = expected.pop()
+        want = expected.pop().to(stream.device)
         noise = 1e-3 * want.abs().max() + 8 * torch.finfo(stream.dtype).eps * (plain.abs() + want.abs())
         if not bool(((changed - plain - want).abs() <= noise).all()):
             wrong.append(site.layer)

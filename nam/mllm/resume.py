@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nam.errors import ModelError
 from nam.mllm.packing import Enough, Keys, has_tensor, pack_axis, pack_mask
 from nam.mllm.products import Linears
+from nam.mllm.resting import weight_of
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM, Record
@@ -145,9 +146,9 @@ def trace(mllm: MLLM, generation: Generation, *, start: int, stop: int, record: 
         ModelError: the model's layers are not of the kind that can go on.
     """
     config = mllm.language_model.config.get_text_config(decoder=True)
-    if config._attn_implementation not in ATTENTION:
-        kinds = " or ".join(ATTENTION)
-        raise _cannot(mllm.name, f"its attention is {config._attn_implementation}, not {kinds}")
+    attention = getattr(config, "_attn_implementation", "not one of transformers'")
+    if attention not in ATTENTION:
+        raise _cannot(mllm.name, f"its attention is {attention}, not {' or '.join(ATTENTION)}")
     blocks = mllm.language_model.get_decoder().layers
     layers = tuple(LayerTrace(block, site.linear) for block, site in zip(blocks, mllm.ffn_sites, strict=True))
     with ExitStack() as stack:
@@ -170,7 +171,8 @@ def ffns_add_up(trace: Trace) -> bool:
     activations and what should follow from it.
     """
     for layer, traced in enumerate(trace.layers):
-        weight, stream = traced.linear.weight, traced.leaving
+        weight = weight_of(traced.linear)
+        stream = traced.leaving.to(weight.device)
         pattern = torch.linspace(-2.0, 3.0, weight.shape[1], device=weight.device).sin().to(weight)
         written = weight @ pattern
         factor = stream.square().mean().sqrt() / written.square().mean().sqrt()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nam.mllm.device_map import Device
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
 from nam.mllm.gill_published import ARGS_FILE, CHECKPOINT_FILE, published_config, read_published_gill
@@ -46,7 +47,7 @@ ARGS: dict[str, Any] = {
 }
 
 
-def read_tiny_gill(*, seed: int = 0, dtype: str = "float32", device: str = "cpu", steps: int = 4) -> GILL:
+def read_tiny_gill(*, seed: int = 0, dtype: str = "float32", device: Device = "cpu", steps: int = 4) -> GILL:
     """A tiny random GILL, read from published files in a folder that is gone when the model is.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nam.mllm.device_map import Device
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.nextgpt import NextGPT
 from nam.mllm.nextgpt_config import NextGPTCodec, NextGPTConfig
@@ -54,7 +55,7 @@ TOWER, BLOCKS, PATCH = 32, 1, 8
 
 
 def read_tiny_nextgpt(
-    *, seed: int = 0, dtype: str = "float32", device: str = "cpu", steps: int = 4
+    *, seed: int = 0, dtype: str = "float32", device: Device = "cpu", steps: int = 4
 ) -> NextGPT:
     """A tiny random NExT-GPT, read from published files in a folder that is gone when the model is.
 

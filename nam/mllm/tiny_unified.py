@@ -11,6 +11,7 @@ import torch
 
 from nam.errors import ConfigError, nearest
 from nam.mllm.chameleon import DECODER, build_decoder, read_chameleon, turned
+from nam.mllm.device_map import Device
 from nam.mllm.emu3 import END_OF_ROW, read_emu3
 from nam.mllm.janus import read_janus
 from nam.mllm.tiny_families import HIDDEN, SQUARE, TEXT, VISION, Family
@@ -135,7 +136,7 @@ def read_tiny_unified(
     family: str,
     seed: int = 0,
     dtype: str = "float32",
-    device: str = "cpu",
+    device: Device = "cpu",
     guidance: float = 3.0,
     temperature: float = 1.0,
 ) -> Unified:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nam.errors import ConfigError, nearest
+from nam.mllm.device_map import Device
 from nam.mllm.parts import quiet_hub
 from nam.mllm.tiny_families import FAMILIES, TEXT, Family
 from nam.mllm.vlm import VLM
@@ -27,7 +28,7 @@ TEMPLATE = """{%% for turn in messages %%}<user> {%% if turn.content is string %
 
 
 def read_tiny_vlm(
-    *, family: str = "llava", seed: int = 0, dtype: str = "float32", device: str = "cpu"
+    *, family: str = "llava", seed: int = 0, dtype: str = "float32", device: Device = "cpu"
 ) -> VLM:
     """A tiny random model of a family, through a folder that is gone afterwards.
 

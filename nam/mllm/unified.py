@@ -118,7 +118,7 @@ class Unified(VLM):
         guidance: float | None,
     ) -> list[Generation]:
         if draw in ("audio", "video"):
-            raise InputError(f"{self.name} draws pictures alone; set draw=true")
+            raise InputError(f"{self.name} draws pictures alone: ask for an image (draw=true)")
         if draw in (False, "auto"):
             rest: dict[str, Any] = {"steps": steps, "guidance": guidance}
             return super()._answer(samples, max_new_tokens=max_new_tokens, draw=False, **rest)
@@ -146,6 +146,11 @@ class Unified(VLM):
             ids, system = self.drawing_prompt(encoded.prompt)
             lead = len(ids) - ids.index(self.begin_id)
             room = self.context - self.tokens_of_picture
+            if room < 1:
+                raise InputError(
+                    f"a picture of {self.tokens_of_picture} tokens does not fit into the context of "
+                    f"{self.context}"
+                )
             if len(ids) > room:
                 raise InputError(
                     f"the prompt has {len(ids)} tokens; at most {room} fit: the context of {self.context} "

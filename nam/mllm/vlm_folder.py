@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.chat import TYPE_NAMES, Chat
+from nam.mllm.device_map import Device, MaxMemory, check_device
 from nam.mllm.gill_folder import DTYPES
 from nam.mllm.hub import HubFolder
 from nam.mllm.online import hub_answers, unreachable
 from nam.mllm.parts import freeze, quiet_hub, read_pretrained, read_tokenizer
 from nam.mllm.probe import probe_sites
 from nam.mllm.processors import read_processor
+from nam.mllm.spread import placed
 from nam.mllm.vlm import VLM
 
 Model = TypeVar("Model", bound=VLM)
@@ -35,7 +37,8 @@ def read_vlm(
     id: str | Path,
     revision: str | None = None,
     dtype: str = "bfloat16",
-    device: str = "cpu",
+    device: Device = "cpu",
+    max_memory: MaxMemory | None = None,
     caption_prompt: str = "Describe this picture.",
 ) -> VLM:
     """A frozen model of transformers, its neurons found and probed.
@@ -44,16 +47,18 @@ def read_vlm(
         id: Hub id such as "llava-hf/llava-1.5-7b-hf", or a folder in the layout of `save_pretrained`.
         revision: Branch, tag or commit of a hub id; None for its main branch.
         dtype: Precision of every part, whatever the files hold.
-        device: Where it goes.
+        device: Where it goes; the layers of its language model may be spread (`nam.mllm.spread`).
+        max_memory: What the language model may take of each card, with `device="auto"`.
         caption_prompt: What is asked about a picture that comes without words.
 
     Raises:
         ModelError: it is missing, damaged, of a kind that is not supported, or its processor cannot be made.
         ConfigError: an unknown dtype or device.
     """
+    check_device(device, max_memory=max_memory)
     parts = read_parts(id, revision=revision, dtype=dtype, caption_prompt=caption_prompt)
     model = VLM(name=parts.name, language_model=parts.language_model, chat=parts.chat)
-    return started(model, device)
+    return started(model, device, max_memory)
 
 
 def read_parts(
@@ -64,12 +69,14 @@ def read_parts(
     caption_prompt: str,
     kinds: Sequence[str] = (),
     chat: type[Chat] = Chat,
+    read_elsewhere: tuple[str, ...] = (),
 ) -> Parts:
     """The parts of a model, by its hub id or from its folder; other arguments and errors as in `read_vlm`.
 
     Args:
         kinds: The `model_type`s that are expected; none for any.
         chat: What makes its `Chat`.
+        read_elsewhere: As in `nam.mllm.parts.read_pretrained`.
     """
     import transformers
 
@@ -102,7 +109,12 @@ def read_parts(
         )
     auto = transformers.AutoModelForImageTextToText if pictures else transformers.AutoModelForCausalLM
     language_model: Any = read_pretrained(
-        auto, source, DTYPES[dtype], revision=revision, torch_files=not pictures
+        auto,
+        source,
+        DTYPES[dtype],
+        revision=revision,
+        torch_files=not pictures,
+        read_elsewhere=read_elsewhere,
     )
     talk = chat(
         tokenizer=tokenizer,
@@ -114,18 +126,14 @@ def read_parts(
     return Parts(folder.name if local else str(id), config, language_model, talk)
 
 
-def started(model: Model, device: str) -> Model:
-    """The model on its device, frozen, its neurons found and probed.
+def started(model: Model, device: Device, max_memory: MaxMemory | None = None) -> Model:
+    """The model on its device or devices, frozen, its neurons found and probed.
 
     Raises:
         ModelError: its neurons cannot be found.
-        ConfigError: an unknown device.
+        ConfigError: a device cannot be used, or the layers do not fit.
     """
-    try:
-        model = model.to(device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"mllm.device={device!r} cannot be used: {error}") from error
-    freeze(model)
+    freeze(placed(model, device=device, max_memory=max_memory))
     probe_sites(model.language_model, model.ffn_sites)
     return model
 

@@ -67,8 +67,9 @@ class WordBook:
 
     def _vector(self, neuron: Neuron) -> Tensor:
         site = self._mllm.ffn_sites[neuron.layer]
-        vector = site.value_vectors[:, neuron.unit].float()
-        return vector if site.straight else arriving(site, vector[None])[0]
+        vector = site.columns(torch.tensor([neuron.unit]))[:, 0].to(site.device).float()
+        vector = vector if site.straight else arriving(site, vector[None])[0]
+        return vector.to(self._mllm.device)
 
 
 def neuron_words(mllm: MLLM, neurons: Sequence[Neuron], *, count: int = 5) -> list[tuple[str, ...]]:

@@ -87,8 +87,8 @@ class Context:
 
     def after_norm(self, *, region: bool = True) -> Tensor:
         """The target's directions after the final norm, (P, H); arguments as in `directions`."""
-        dtype = torch.promote_types(self.mllm.dtype, torch.float32)
-        given = self.target.directions.to(self.mllm.device, dtype)
+        like = self.mllm.unembedding
+        given = self.target.directions.to(like.device, torch.promote_types(like.dtype, torch.float32))
         return given if region or self.target.modality == "text" else torch.ones_like(given)
 
 
@@ -185,15 +185,26 @@ def contributions_of(contexts: Sequence[Context], directions: Sequence[Tensor]) 
     """What each neuron adds along each context's directions (P, H) at each position: (L, P, d) a context."""
     if not contexts:
         return []
-    sites, rows = contexts[0].mllm.ffn_sites, torch.cat(list(directions))
-    found = rows.new_empty(len(sites), len(rows), sites[0].width)
-    by_layer = zip(*(context.activations.unbind() for context in contexts), strict=True)
-    for site, out, read in zip(sites, found, by_layer, strict=True):
-        a = torch.cat(read)
-        along = rows if site.straight else pulled_back(site, rows, a)
+    rows = torch.cat(list(directions))
+    different, which = _distinct(rows)
+    found = torch.cat([context.activations for context in contexts], dim=1)
+    for site, a in zip(contexts[0].mllm.ffn_sites, found, strict=True):
+        # Directions go to the layer's device, not its weights to theirs.
+        vectors, at = site.value_vectors.detach(), site.device
+        along = different.to(at) if site.straight else pulled_back(site, rows.to(at), a.to(at))
         # One product a layer for all directions; half-precision weights are widened one layer at a time.
-        torch.mul(linear(along, site.value_vectors.detach().to(rows).T), a, out=out)
+        along = linear(along, vectors.to(rows.dtype).T).to(a.device)
+        a.mul_(along[which] if site.straight and which is not None else along)
     return list(found.split([len(one) for one in directions], dim=1))
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows without repetition, and where each is among them; None where hardly one repeats.
+
+    An answer says some words again and again, and the product with all value vectors is what scoring costs.
+    """
+    different, which = torch.unique(rows, dim=0, return_inverse=True)
+    return (different, which) if 4 * len(different) <= 3 * len(rows) else (rows, None)
 
 
 def contributions_at(
@@ -208,11 +219,11 @@ def contributions_at(
     if not all(site.straight for site in contexts[0].mllm.ffn_sites):
         # The scale of a norm behind the FFN takes every neuron of the layer.
         return [s * mask for s, mask in zip(contributions_of(contexts, directions), masks, strict=True)]
-    chosen = torch.stack([mask.any(1) for mask in masks]).any(0)
+    chosen = torch.cat(list(masks), dim=1).any(1)
     layers, units = chosen.nonzero(as_tuple=True)
     of_layer = units.split(chosen.sum(1).tolist())
     vectors = [
-        site.value_vectors.detach()[:, mine.to(site.value_vectors.device)].to(directions[0])
+        site.columns(mine).detach().to(directions[0])
         for site, mine in zip(contexts[0].mllm.ffn_sites, of_layer, strict=True)
     ]
     projected = (torch.cat(list(directions)) @ torch.cat(vectors, dim=1)).split([len(d) for d in directions])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
 from typing import ClassVar, Literal
 
 import torch
@@ -20,10 +19,14 @@ from nam.reduction.functional import (
     to_unit_scale,
 )
 from nam.reduction.vocabulary import first_tokens
+from nam.types import Target
 
 #: Eq. 7 lets a neuron pass when its first word is any form of the concept, exactly the token produced at the
 #: position (the paper's letter), or always (eq. 6 alone).
 Gate = Literal["forms", "token", "none"]
+
+#: Targets whose shares are computed at once.
+TOGETHER = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +59,20 @@ class Nam(Method):
     region: bool = True
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
-        effects, scores = iter(self._effects(contexts)), []
-        # Targets at the same positions of one answer share their activations.
-        for _, group in groupby(contexts, key=lambda context: id(context.activations)):
-            a = (sharing := list(group))[0].activations
-            some = list(islice(effects, len(sharing)))
-            if self.aggregate == "each":
-                scores += [self._final(s, a).mean(1) for s in some]
-                continue
-            s = torch.stack([over_positions(one, how=self.aggregate) for one in some], dim=1)
-            final = self._final(s, over_positions(a, how=self.aggregate)[:, None])
-            scores += final.expand_as(s).unbind(1)
+        effects = self._effects(contexts)
+        how = self.aggregate
+        if how == "each":
+            return [self._final(s, c.activations).mean(1) for c, s in zip(contexts, effects, strict=True)]
+        scores: list[Tensor] = []
+        for start in range(0, len(contexts), TOGETHER):
+            some = [context.activations for context in contexts[start : start + TOGETHER]]
+            s = torch.stack(
+                [over_positions(one, how=how) for one in effects[start : start + TOGETHER]], dim=1
+            )
+            # Targets at the same positions of one answer share their activations.
+            shared = all(a is some[0] for a in some)
+            a = torch.stack([over_positions(one, how=how) for one in (some[:1] if shared else some)], dim=1)
+            scores += self._final(s, a).expand_as(s).unbind(1)
         return scores
 
     def _final(self, s: Tensor, a: Tensor) -> Tensor:
@@ -87,22 +93,27 @@ class Nam(Method):
         for gated in (False, True):
             mine = [index for index, context in enumerate(contexts) if self._gates(context) is gated]
             some, along = [contexts[index] for index in mine], [directions[index] for index in mine]
-            if gated:
-                effects = contributions_at(some, along, [self._passes(context) for context in some])
-            else:
-                effects = contributions_of(some, along)
+            effects = (
+                contributions_at(some, along, self._passes(some)) if gated else contributions_of(some, along)
+            )
             found |= zip(mine, effects, strict=True)
         return [found[index] for index in range(len(contexts))]
 
     def _gates(self, context: Context) -> bool:
         return self.gate != "none" and context.target.modality == "text"
 
-    def _passes(self, context: Context) -> Tensor:
-        """Which neurons eq. 7 lets pass at each position, bool (L, P, d)."""
-        target, a = context.target, context.activations
-        top = first_tokens(context.mllm, norm=self.norm, end="top")
-        # Of a non-negative activation (ReLU) the smallest logit is never asked for.
-        bottom = first_tokens(context.mllm, norm=self.norm, end="bottom") if bool(a.min() < 0) else None
+    def _passes(self, contexts: Sequence[Context]) -> list[Tensor]:
+        """Which neurons eq. 7 lets pass at each position, bool (L, P, d) a context."""
+        if not contexts:
+            return []
+        mllm = contexts[0].mllm
+        top, bottom = first_tokens(mllm, norm=self.norm, end="top"), None
+        # Of non-negative activations (ReLU) the smallest logit is never asked for.
+        if bool(torch.stack([context.activations.amin() for context in contexts]).min() < 0):
+            bottom = first_tokens(mllm, norm=self.norm, end="bottom")
+        return [self._passing(context.activations, context.target, top, bottom) for context in contexts]
+
+    def _passing(self, a: Tensor, target: Target, top: Tensor, bottom: Tensor | None) -> Tensor:
         if self.gate == "forms":
             return passes(a, top=top, bottom=bottom, ids=target.form_ids)
         columns = [

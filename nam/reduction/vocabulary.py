@@ -49,7 +49,7 @@ def _search(mllm: MLLM, norm: HeldNorm | None, *, sign: int) -> Tensor:
     dtype = torch.promote_types(unembedding.dtype, torch.float32)
     found = []
     for site in mllm.ffn_sites:
-        vectors = sign * arriving(site, site.value_vectors.T.to(dtype))
+        vectors = sign * arriving(site, site.value_vectors.T.to(dtype)).to(unembedding.device)
         if norm is not None:
             # <centre(gain * u), w> = <u, gain * centre(w)>: done once, on the value vectors.
             vectors = norm.centre(vectors) * norm.gain

@@ -16,6 +16,7 @@ from nam.app.config import config_dir
 from nam.data.asking import Mentions, coco_concepts, subset
 from nam.data.coco import Coco
 from nam.data.coco_masks import decode, from_polygon, from_runs, read_letters
+from nam.data.concepts import concept_of
 from nam.data.items import Item
 from nam.errors import ConfigError, InputError
 from nam.segmenter.truth import TruthSegmenter
@@ -207,6 +208,9 @@ def test_words_count_whole_and_the_longest_first() -> None:
     assert only("a hot dog") == []
     assert only("a dog and a hot dog") == ["dog"]
     assert set(coco_concepts(["bus"])["bus"].words) == {"bus", "buses"}
+    odd = Mentions({"c++": concept_of("c++"), "é": concept_of("é")})
+    assert odd("a book on C++, with an É") == ["c++", "é"]
+    assert odd("xc++ c+++1 éa") == ["c++"]
 
 
 def test_a_picture_that_cannot_be_read_is_a_row_with_its_reason(tmp_path: Path) -> None:
@@ -226,6 +230,22 @@ def test_a_picture_that_cannot_be_read_is_a_row_with_its_reason(tmp_path: Path) 
     assert found[0].sample.concept.name == "dog"
 
 
+def test_a_picture_of_another_size_than_its_annotations_say_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    """Also where the size is beyond any memory: no mask of it is made."""
+    folder = write_coco(tmp_path / "coco")
+    path = folder / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"height": SIZE[1], "width": SIZE[0]}
+    content["images"][1] |= {"height": 10**9, "width": 10**9}
+    for mark in content["annotations"]:
+        mark["area"] *= 10**18 if mark["image_id"] == content["images"][1]["id"] else 1
+    path.write_text(json.dumps(content))
+    found = items(Coco(folder=str(folder), kinds=("describe",)))
+    assert "139.jpg is 40 x 30 pixels, its annotations are for 30 x 40" in found[0].error
+    assert "its annotations are for 1000000000 x 1000000000: its masks would not fit" in found[1].error
+    assert [item.error for item in found[2:]] == ["", ""]
+
+
 def test_what_is_no_coco_is_one_clear_line(folder: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected .*captions_val2017\.json as COCO publishes it"):
         Coco(folder=str(tmp_path))
@@ -237,6 +257,11 @@ def test_what_is_no_coco_is_one_clear_line(folder: str, tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "expected COCO's annotations with images, annotations"),
         ('{"images": [{}], "annotations": [{}], "categories": []}', "are not as COCO's: KeyError"),
+        ("[" * 100_000, "is no JSON"),
+        (
+            '{"images": [], "annotations": [{"image_id": 1, "caption": null}], "categories": []}',
+            "are not as COCO's: AttributeError",
+        ),
         ('{"images": [], "annotations": [], "categories": []}', "no caption of val2017 says a thing"),
     ):
         for file in files:
@@ -245,6 +270,7 @@ def test_what_is_no_coco_is_one_clear_line(folder: str, tmp_path: Path) -> None:
             Coco(folder=str(tmp_path))
     for settings_, message in (
         ({"kinds": ()}, r"data\.source\.kinds is empty"),
+        ({"kinds": ("draw", "draw")}, r"data\.source\.kinds names 'draw' twice"),
         ({"kinds": ("drow",)}, r"unknown kind 'drow' \(did you mean 'draw'\?\)"),
         ({"prompts": {"drawn": "x"}}, r"data\.source\.prompts: unknown kind 'drawn'"),
         ({"prompts": {"draw": "{colour}"}}, r"data\.source\.prompts\.draw may hold"),

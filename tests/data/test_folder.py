@@ -79,7 +79,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         ("gone.csv", "no such file"),
         ("t.txt", "must be a .csv"),
         ("other.csv", "no column 'concept', but 'a', 'b'"),
-        ("bytes.csv", "cannot read"),
+        ("bytes.csv", "line 2 is no text in UTF-8: save the table as UTF-8"),
     ]:
         with pytest.raises(ConfigError, match=words):
             Folder(table=str(tmp_path / name))
@@ -120,6 +120,121 @@ def test_other_columns_are_passed_over_in_one_line(tmp_path: Path, caplog: pytes
 def test_known_columns_are_no_occasion_for_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "t.csv").write_text("prompt,concept\na,cat\n")
     assert len(Folder(table=str(tmp_path / "t.csv"))) == 1
+    assert not caplog.records
+
+
+def test_a_limit_takes_rows_by_chance_and_leaves_them_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("prompt,concept\n" + "".join(f"draw {n},cat\n" for n in range(40)))
+    table = str(tmp_path / "t.csv")
+    whole = {item.sample.id: item.sample for item in map(Folder(table=table, seed=9).__getitem__, range(40))}
+    chosen = set()
+    for seed in range(6):
+        source = Folder(table=table, limit=5, seed=seed)
+        items = [source[index] for index in range(len(source))]
+        assert [item.index for item in items] == list(range(5))
+        names = [item.sample.id for item in items]
+        assert names == sorted(names, key=lambda name: int(name[4:]))
+        chosen.add(tuple(names))
+        for item in items:
+            before = whole[item.sample.id]
+            assert (item.sample.prompt, item.sample.seed - seed) == (before.prompt, before.seed - 9)
+    assert len(chosen) == 6
+    assert len(Folder(table=table, limit=100)) == 40
+    for limit in (0, -1):
+        with pytest.raises(ConfigError, match=r"data\.source\.limit must be at least 1, or null for all"):
+            Folder(table=table, limit=limit)
+
+
+def test_an_id_that_comes_twice_is_told_also_where_its_first_row_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,prompt,concept\n" + "same,a,cat\n" * 30)
+    source = Folder(table=str(tmp_path / "t.csv"), limit=4, seed=0)
+    errors = [source[index].error for index in range(4)]
+    assert errors.count("the id 'same' stands in row 1 already") >= 3
+
+
+def test_lines_of_which_none_is_an_object_are_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "concept": "cat"}]
+    (tmp_path / "t.jsonl").write_text(json.dumps(rows, indent=1))  # JSON, but not line by line
+    with pytest.raises(ConfigError, match="no row can be read; of the first, the line is no JSON"):
+        Folder(table=str(tmp_path / "t.jsonl"))
+
+
+def test_a_line_of_json_ends_at_its_end_alone(tmp_path: Path) -> None:
+    """Characters at which str.splitlines ends a line may stand in a JSON string as they are."""
+    prompt = "one\u2028two\u2029three\x85four"
+    rows = [
+        json.dumps({"prompt": prompt, "concept": "cat"}, ensure_ascii=False),
+        '{"prompt": "b", "concept": "cat"}',
+    ]
+    for end in ("\n", "\r\n"):
+        (tmp_path / "t.jsonl").write_bytes(end.join([*rows, ""]).encode())
+        source = Folder(table=str(tmp_path / "t.jsonl"))
+        assert [source[index].error for index in range(len(source))] == ["", ""]
+        assert [source[index].sample.prompt for index in range(2)] == [prompt, "b"]
+
+
+@pytest.mark.parametrize("name", ["id", "prompt", "image", "concept", "modality", "seed", "caption"])
+@pytest.mark.parametrize("value", [["a"], {"a": 1}])
+def test_a_list_is_no_word(name: str, value: object, tmp_path: Path) -> None:
+    row = {"prompt": "a", "concept": "cat", name: value}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    item = Folder(table=str(tmp_path / "t.jsonl"))[0]
+    assert item.error.startswith(f"{name} must be a word or a number, got {type(value).__name__}")
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    """JSON can write one; no tokenizer reads it."""
+    rows = ["a \ud83d cat", "\U0001f408"]
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": one, "concept": "cat"}) for one in rows)
+    )
+    source = Folder(table=str(tmp_path / "t.jsonl"))
+    assert source[0].error == "prompt holds half of a character (a lone surrogate), which is no text"
+    assert (source[1].error, source[1].sample.prompt) == ("", "\U0001f408")
+
+
+def test_whole_seeds_are_read_in_any_way_of_writing_them(tmp_path: Path) -> None:
+    seeds = ["5", "5.0", "", "9007199254740993", "5.5", "nan", "x"]
+    (tmp_path / "t.csv").write_text("prompt,concept,seed\n" + "".join(f"a,cat,{seed}\n" for seed in seeds))
+    source = Folder(table=str(tmp_path / "t.csv"), seed=100)
+    items = [source[index] for index in range(len(seeds))]
+    assert [item.sample.seed for item in items[:4]] == [5, 5, 102, 9007199254740993]
+    assert all("the seed must be a whole number" in item.error for item in items[4:])
+
+
+def test_an_open_quote_and_a_column_that_comes_twice_are_refused(tmp_path: Path) -> None:
+    """An open quote would swallow every row behind it."""
+    for text, words in (
+        (
+            'prompt,concept\na,cat\n"b,cat\nc,cat\n',
+            r"t\.csv: it is no CSV behind line 2: unexpected end of data",
+        ),
+        ('prompt,concept\n"a" x,cat\n', "it is no CSV behind line 1: ',' expected after '\"'"),
+        ("prompt,concept,prompt\na,cat,b\n", "there are 2 columns 'prompt'"),
+        ("prompt;concept\na;cat\n", "columns are separated by commas, not by ';'"),
+        ("prompt\tconcept\na\tcat\n", r"columns are separated by commas, not by '\\t'"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            Folder(table=str(tmp_path / "t.csv"))
+
+
+def test_excel_s_mark_in_front_of_the_first_column_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("\ufeffconcept,prompt\ncat,a\n".encode())
+    assert Folder(table=str(tmp_path / "t.csv"))[0].sample.concept == concept_of("cat")
+
+
+def test_the_table_of_the_documentation_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    start = next(place for place, line in enumerate(lines) if line.startswith("id,prompt,"))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "cat.jpg")
+    (tmp_path / "t.csv").write_text("\n".join(lines[start : start + 3]))
+    source = Folder(table=str(tmp_path / "t.csv"))
+    items = [source[index] for index in range(len(source))]
+    assert [(item.sample.id, item.error) for item in items] == [("one", ""), ("two", "")]
+    assert items[1].sample.concept.words == ("cat", "kitten", "kitty")
     assert not caplog.records
 
 

@@ -128,6 +128,33 @@ def test_what_cannot_be_read_is_one_clear_line(calls: list[tuple[Any, ...]]) -> 
             HubDataset(name="some/set", **{"columns": COLUMNS, **settings})
 
 
+def test_a_row_that_cannot_be_decoded_is_a_row_with_its_reason(
+    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package decodes pictures when a row is read, and raises what the decoder does."""
+
+    def read(rows: Rows, index: int) -> dict[str, Any]:
+        if index == 1:
+            raise OSError("cannot identify image file\n  <_io.BytesIO>")
+        return rows.rows[index]
+
+    monkeypatch.setattr(Rows, "__getitem__", read)
+    source = HubDataset(name="some/set", columns={**COLUMNS, "id": "key"}, kinds=("draw",))
+    assert [source[0].error, source[1].error] == ["", "the row cannot be read: cannot identify image file"]
+    assert (source[1].index, source[1].sample.id) == (1, "row-2-draw")
+    monkeypatch.setattr(Rows, "__iter__", lambda rows: (read(rows, index) for index in range(len(rows.rows))))
+    with pytest.raises(
+        ConfigError, match=r"a row of the stream cannot be read \(cannot identify image file\)"
+    ):
+        len(HubDataset(name="some/set", columns=COLUMNS, streaming=True, limit=5))
+
+
+def test_an_id_of_zero_is_an_id(calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS[0], "key", 0)
+    source = HubDataset(name="some/set", columns={**COLUMNS, "id": "key"}, kinds=("draw",))
+    assert [source[index].sample.id for index in (0, 1, 4)] == ["0-draw", "8-draw", "row-5-draw"]
+
+
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'nam-mllm\[hf\]'"):

@@ -43,6 +43,8 @@ def test_both_sides_of_an_edit_differ_in_the_word_alone() -> None:
 def test_what_asks_for_nothing_is_refused() -> None:
     for settings, message in (
         ({"concepts": ()}, "data.source needs concepts"),
+        ({"concepts": ("cat", " ")}, r"data\.source\.concepts: expected different words, got \['cat', ' '\]"),
+        ({"concepts": ("cat", "cat")}, "expected different words"),
         ({"repeats": 0}, "repeats of at least 1"),
         ({"prompts": ()}, r"data\.source\.prompts is empty"),
         ({"prompts": ("draw it",)}, r"data\.source\.prompts: \{concept\} must stand .* got 'draw it'"),

@@ -277,8 +277,8 @@ def test_another_tokenizer_is_refused(parts: dict[str, Any], tmp_path: Path, mod
 
 
 def test_settings_that_cannot_be_are_refused(parts: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"mllm.device=auto: layers are not spread"):
-        read_published_nextgpt(**parts, device="auto")
+    with pytest.raises(ConfigError, match=r"mllm.device='gpu' cannot be used"):
+        read_published_nextgpt(**parts, device="gpu")
     with pytest.raises(ModelError, match="lora_rank of a NExT-GPT must be at least 1, got 0"):
         NextGPTConfig(lora_rank=0)
 

@@ -48,7 +48,7 @@ def test_gradients_of_the_hand_net(second: str) -> None:
         (Act(), a.mean(1)),
         (Grad(), ends.mean(1)),
         (GradXAct(), (a * ends).mean(1)),
-        (IntegratedGradients(steps=2), (a * middles).mean(1)),
+        (IntegratedGradients(steps=2, resume=False), (a * middles).mean(1)),
     ):
         torch.testing.assert_close(method.score(context).double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -66,9 +66,12 @@ def test_the_effect_of_noise_on_groups_of_the_hand_net() -> None:
     others = torch.cat([others, ((i + k).sqrt() + (j + k).sqrt())[:, None] / 2], 1)
     # Groups of at most two of three: one neuron is alone, each of them in a third of the draws.
     for group, expected in ((1, alone), (2, (alone + others) / 3), (3, whole)):
-        found = CausalEffect(group=group, draws=500).score(context).double()
+        found = CausalEffect(group=group, draws=500, resume=False).score(context).double()
         torch.testing.assert_close(found, unit * expected, rtol=0.12, atol=1e-6)
-    assert torch.equal(CausalEffect(group=50).score(context), CausalEffect(group=3).score(context))
+    assert torch.equal(
+        CausalEffect(group=50, resume=False).score(context),
+        CausalEffect(group=3, resume=False).score(context),
+    )
 
 
 def test_noise_on_a_group_reaches_no_other_neuron_of_its_layer() -> None:
@@ -76,5 +79,5 @@ def test_noise_on_a_group_reaches_no_other_neuron_of_its_layer() -> None:
     # A second-layer neuron that writes nothing has no effect alone, and its share of one in a group.
     net.language_model.decoder.layers[1].fc2.weight[:, 0] = 0
     context = contexts_of(net, [GENERATION], [TARGET])[0]
-    assert float(CausalEffect(group=1, draws=3).score(context)[1, 0]) == 0
-    assert float(CausalEffect(group=3, draws=3).score(context)[1, 0]) > 0
+    assert float(CausalEffect(group=1, draws=3, resume=False).score(context)[1, 0]) == 0
+    assert float(CausalEffect(group=3, draws=3, resume=False).score(context)[1, 0]) > 0

@@ -55,6 +55,23 @@ def assert_close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
+def test_directions_that_come_again_share_a_product(mllm: GILL) -> None:
+    """What each target's neurons add, against a product a target in float64."""
+    generation = answers(mllm)[0]
+    one, other = (
+        nam.targets.text_target(mllm, generation, Concept(a_word(generation, index=i))) for i in (0, -1)
+    )
+    targets = [one, other, one, one, other, one]
+    contexts = contexts_of(mllm, [generation] * len(targets), targets)
+    found = contributions_of(contexts, [target.directions for target in targets])
+    for context, scores in zip(contexts, found, strict=True):
+        for layer, site in enumerate(mllm.ffn_sites):
+            if site.straight:
+                along = context.target.directions.double() @ site.value_vectors.detach().double()
+                expected = context.activations[layer].double() * along
+                torch.testing.assert_close(scores[layer].double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_answer_is_replayed_once_and_no_further_than_its_last_target(
     mllm: GILL, replays: list[list[int]]
 ) -> None:
