@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nam.app.config import claim_run_folder
+from nam.app.quiet import say
 from nam.errors import ConfigError
 
 
@@ -38,8 +39,7 @@ def run(cfg: DictConfig) -> Path:
     for name, *counts in zip(joined.names, joined.samples, joined.errors, joined.neurons, strict=True):
         waits = " (not finished)" if name in joined.unfinished else ""
         table.add_row(escape(name) + waits, *(f"{count:,}" for count in counts))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     path = joined.folder / NEURONS_FILE
-    console.print(f"joined: {path}", highlight=False, soft_wrap=True)
+    say(f"joined: {path}")
     return path

@@ -16,8 +16,9 @@ from nam.app.build import build, build_all
 from nam.app.callbacks import EndOnTerm, Progress
 from nam.app.closing import print_closing
 from nam.app.command import FAILED, INTERRUPTED, TERMINATED, command
-from nam.app.config import check_run_folder, claim_run_folder, rank
-from nam.app.quiet import hush
+from nam.app.config import claim_run_folder, rank
+from nam.app.quiet import hush, say
+from nam.app.resuming import done_of, refuse_other_data, refuse_run_folder
 from nam.app.settings import SETTLED, check_attribution
 from nam.app.totals import RunTotals, metrics_of
 from nam.errors import ConfigError
@@ -50,9 +51,12 @@ def main(cfg: DictConfig) -> Path:
         from nam.app import leaderboard, named
 
         return named.run(cfg) if cfg.evaluate["_target_"] == named.TARGET else leaderboard.run(cfg)
-    refuse_run_folder(cfg)
+    if refuse_run_folder(cfg):
+        return _report_late(cfg)
     started = time.perf_counter()
     data = build(cfg.data)
+    if cfg.resume and rank() == 0:
+        refuse_other_data(cfg.run_dir, data.source)
     module = module_of(cfg)
     from nam.hooks.callback import ActivationRecorder
     from nam.report.tracking import Tracker
@@ -112,15 +116,6 @@ def module_of(cfg: DictConfig) -> AttributionModule:
     return AttributionModule(attributor)
 
 
-def refuse_run_folder(cfg: DictConfig) -> None:
-    """Refuse a folder that is not for this run, before anything is loaded or written into it."""
-    check_run_folder(cfg, settled=SETTLED)
-    if cfg.resume and rank() == 0:
-        from nam.store.claim import refuse_finished
-
-        refuse_finished(cfg.run_dir, resume=True)
-
-
 def fail_without_scores(folder: str) -> None:
     """End a run that has come to its end without a single score, with its most frequent reason."""
     from nam.report.html import error_views
@@ -129,10 +124,8 @@ def fail_without_scores(folder: str) -> None:
     run = Run(folder)
     reasons = error_views(run)
     if reasons and not run.samples["neurons"].any():
-        line = (
-            f"error: none of {len(run.samples)} samples could be attributed; most often: {reasons[0].reason}"
-        )
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        most = f"most often: {reasons[0].reason}"
+        say(f"error: none of {len(run.samples)} samples could be attributed; {most}", error=True)
         raise SystemExit(FAILED)
 
 
@@ -151,13 +144,6 @@ def writer_of(cfg: DictConfig, module: AttributionModule) -> StoreWriter:
         write_interval=cfg.write_interval,
         resume=cfg.resume is not None,
     )
-
-
-def done_of(folder: str) -> frozenset[int]:
-    """The samples that an interrupted run has finished."""
-    from nam.store import Run
-
-    return Run(folder).done if Path(folder, "manifest.json").is_file() else frozenset()
 
 
 def _totals(module: AttributionModule, trainer: L.Trainer) -> Totals:
@@ -179,19 +165,39 @@ def predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: st
         killed = isinstance(stop, SIGTERMException)
         word, code = ("terminated", TERMINATED) if killed else ("interrupted", INTERRUPTED)
         if trainer.is_global_zero:
-            line = f"{word}: what was finished can be read in {folder}; go on with resume={folder}"
-            Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+            say(f"{word}: what was finished can be read in {folder}; go on with resume={folder}", error=True)
         raise SystemExit(code) from stop
 
 
 def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], loggers: list[Any]) -> None:
     """Merge the tables, then write and track what follows from them."""
-    from nam.report.tracking import track
-    from nam.store import Run
     from nam.store.provenance import now
 
     costs = {key: metrics.get(key) for key in ("seconds", "time_over_generation", "peak_memory")}
     writer.finish(metrics=metrics, finished=now(), **costs)
+    _publish(cfg, metrics, loggers)
+
+
+def _report_late(cfg: DictConfig) -> Path:
+    """The report of a run that was interrupted between its tables and it; the first process writes it."""
+    from nam.report.pages import REPORT_FILE
+    from nam.store import Run
+    from nam.store.writer import drop_shards
+
+    if rank() == 0:
+        drop_shards(Path(cfg.run_dir))
+        with Console().status("writing the report"):
+            _publish(cfg, Run(cfg.run_dir).metrics, build_all(cfg.logger))
+        print_closing(cfg.run_dir, top=3)
+        fail_without_scores(cfg.run_dir)
+    return Path(cfg.run_dir, REPORT_FILE)
+
+
+def _publish(cfg: DictConfig, metrics: dict[str, Any], loggers: list[Any]) -> None:
+    """Write and track what follows from the tables of a finished run."""
+    from nam.report.tracking import track
+    from nam.store import Run
+
     tops = report_on(cfg, metrics)
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     track(loggers, Run(cfg.run_dir), settings=settings, metrics=metrics, tops=tops)

@@ -21,7 +21,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from nam.errors import ConfigError, NamError, nearest
 
-ALLOWED = ("nam.", "torch.optim.", "lightning.", "transformers.", "diffusers.")
+#: What a configuration may build of this package. Not all of it: who hands over a run folder is not to write
+#: files with `nam.store`.
+OURS = (
+    *("nam.data.", "nam.mllm.", "nam.segmenter.", "nam.relevance.", "nam.reduction.", "nam.evaluate."),
+    *("nam.editor.", "nam.modules.", "nam.app.loggers.", "nam.app.callbacks.", "nam.app.processes."),
+)
+
+#: Of others, classes only: functions of theirs unpickle, download and start programs.
+THEIRS = (
+    *("torch.optim.", "lightning.pytorch.Trainer", "lightning.pytorch.strategies."),
+    *("lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.plugins."),
+    "lightning.pytorch.profilers.",
+)
+_HOMES = (*OURS, "torch.optim.", "lightning.")
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _SCALARS = (bool, int, float, str, type(None))
 _LISTS = (list, tuple, Sequence)
@@ -30,7 +43,7 @@ _LISTS = (list, tuple, Sequence)
 def build(node: DictConfig, **extra: Any) -> Any:
     """Build the object that a node describes; `extra` are arguments that are objects already.
 
-    Raises ConfigError for a target outside `ALLOWED`, and when the target itself refuses its settings.
+    Raises ConfigError for a target outside `OURS` and `THEIRS`, and when it refuses its settings.
     """
     where = str(node._get_full_key(None)) or str(node.get("_target_"))
     check(node, where=where, given=extra)
@@ -125,16 +138,19 @@ def _check(node: Any, where: str, given: dict[str, Any]) -> None:
 
 
 def _locate(target: Any, where: str) -> Callable[..., Any]:
-    if not isinstance(target, str) or not target.startswith(ALLOWED):
-        allowed = " or ".join(ALLOWED)
-        raise ConfigError(f"{where}._target_={target!r} is refused: it must start with {allowed}")
+    if not isinstance(target, str) or not target.startswith((*OURS, *THEIRS)) or "._" in target:
+        raise ConfigError(
+            f"{where}._target_={target!r} is refused: it must be public and start with {', '.join(OURS)} or, "
+            f"a class, with {', '.join(THEIRS)}"
+        )
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError(f"{where}._target_={target!r} does not exist: {error}") from error
     # "lightning.<module>.os.system" starts well and ends elsewhere: the object itself must come from there.
     home = f"{getattr(found, '__module__', None)}."
-    if not callable(found) or not home.startswith(ALLOWED):
+    ours = callable(found) and home.startswith(OURS)
+    if not ours and not (isinstance(found, type) and home.startswith(_HOMES)):
         raise ConfigError(f"{where}._target_={target!r} is refused: no such class or function there")
     return found
 

@@ -61,7 +61,7 @@ def print_closing(folder: str | Path, *, top: int = 3, console: Console | None =
         console.print(f"  and {len(reasons) - _REASONS} more reasons, all in the report", highlight=False)
     for line in _costs(run.metrics):
         console.print(line, highlight=False)
-    console.print(f"report: {run.folder / REPORT_FILE}", highlight=False, soft_wrap=True)
+    console.print(f"report: {run.folder / REPORT_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _costs(metrics: Mapping[str, Any]) -> list[str]:

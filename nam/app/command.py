@@ -15,21 +15,24 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nam.app.config import config_dir, prepare, rank, read_run_config
+from nam.app.config import check_run_folder, config_dir, prepare, rank, read_run_config
 from nam.app.explain import (
     explain,
     refuse_other_commands,
     refuse_repeats,
     refuse_unknown_keys,
     wrong_choice,
+    wrong_item,
 )
 from nam.app.loggers import end_records
-from nam.app.quiet import log_apart
+from nam.app.quiet import log_apart, say
 from nam.errors import ConfigError, NamError
 
 Task = Callable[[DictConfig], Any]
@@ -106,7 +109,12 @@ def _run_job(name: str, task: Task, cfg: DictConfig) -> Any:
     given = list(HydraConfig.get().overrides.task)
     refuse_unknown_keys(cfg, name)
     refuse_repeats(given)
-    if not cfg.resume:
+    if cfg.resume and name != "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
+        cfg.run_dir = folder = HydraConfig.get().runtime.output_dir
+        cfg.resume = folder if Path(folder, "config.yaml").is_file() else None
+        if _is_done(cfg):
+            return None
+    elif not cfg.resume:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     elif Path(cfg.run_dir).resolve() != Path(cfg.resume).resolve():
         raise ConfigError(
@@ -118,10 +126,28 @@ def _run_job(name: str, task: Task, cfg: DictConfig) -> Any:
     return task(cfg)
 
 
+def _is_done(cfg: DictConfig) -> bool:
+    """Whether a job of a sweep that goes on has come to its end, report included; every process says the same
+    of a job that it would otherwise take part in. Raises ConfigError where it was another job."""
+    from nam.app.settings import SETTLED
+    from nam.report.pages import REPORT_FILE
+    from nam.store.claim import is_finished
+
+    if not cfg.resume or not is_finished(cfg.run_dir):
+        return False
+    check_run_folder(cfg, settled=(*SETTLED, "edit", "editor", "prompts"))
+    if rank() != 0:
+        return True
+    done = Path(cfg.run_dir, REPORT_FILE).is_file()
+    if done:
+        say(f"{cfg.run_dir} is finished")
+    return done
+
+
 def _with_own_settings(arguments: list[str]) -> list[str]:
     """The command line of a resumed run: what it was started with, then what is given now."""
     at = next((i for i, argument in enumerate(arguments) if argument.startswith("resume=")), None)
-    path = Path("" if at is None else arguments[at].partition("=")[2], "config.yaml")
+    path = Path("" if at is None else _value(arguments[at]), "config.yaml")
     if at is None or not path.is_file():
         return arguments
     found: Any = OmegaConf.to_container(read_run_config(path), resolve=False)
@@ -142,10 +168,18 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def _value(argument: str) -> str:
+    """What an argument gives, without the quotes that a path with brackets or commas needs."""
+    try:
+        return str(OverridesParser.create().parse_override(argument).value())
+    except HydraException:
+        return argument.partition("=")[2]
+
+
 def _folders_there(arguments: list[str]) -> set[Path]:
     """The run folders that the command line names and that are there before Hydra makes one."""
     keys = ("run_dir=", "resume=", "hydra.run.dir=")
-    named = (argument.partition("=")[2] for argument in arguments if argument.startswith(keys))
+    named = (_value(argument) for argument in arguments if argument.startswith(keys))
     return {path.resolve() for path in map(Path, named) if path.is_dir()}
 
 
@@ -163,7 +197,7 @@ def _line_of(error: Exception, name: str) -> str:
     """What a ValueError or TypeError of Hydra's means; "" for any other."""
     if isinstance(error.__cause__, OSError):  # how Python's logging tells that the log file cannot be opened
         return explain(error.__cause__, name, sys.argv[1:])
-    return wrong_choice(sys.argv[1:])
+    return wrong_choice(sys.argv[1:]) or wrong_item(name, sys.argv[1:])
 
 
 def _refuse(line: str) -> None:

@@ -6,21 +6,25 @@ import os
 from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from nam.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 STAMP = "NAM_RUN_STAMP"
 #: What may change when a run goes on, though the rest of its part may not.
-_FREE = ("data.batch_size", "data.num_workers", "mllm.device")
+_FREE = (
+    *("data.batch_size", "data.num_workers"),
+    *("mllm.device", "mllm.max_memory", "mllm.generator_device"),
+)
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -66,6 +70,7 @@ def check_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
     if cfg.resume:
         if not path.is_file():
             raise ConfigError(f"resume={cfg.resume}: not a run folder (it has no config.yaml)")
+        _refuse_links(Path(cfg.run_dir))
         _refuse_other_settings(cfg, read_run_config(path), settled)
     elif path.exists():
         raise _taken(cfg)
@@ -80,12 +85,14 @@ def claim_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
     check_run_folder(cfg, settled=settled)
     if rank() != 0 or cfg.resume:
         return
+    path = Path(cfg.run_dir, "config.yaml")
     try:
-        with Path(cfg.run_dir, "config.yaml").open("x") as file:  # of two commands at once, one gets it
+        with path.open("x") as file:  # of two commands at once, one gets it
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
     except FileExistsError as error:
         raise _taken(cfg) from error
     except OSError as error:
+        path.unlink(missing_ok=True)  # of a full disk: what is left of it would be taken for a run
         raise ConfigError(f"cannot write the run folder (set run_dir=FOLDER): {error}") from error
 
 
@@ -93,11 +100,15 @@ def read_run_config(path: Path) -> DictConfig:
     """The configuration that a run folder holds.
 
     Raises:
-        ConfigError: it cannot be read, or is something else.
+        ConfigError: it cannot be read, or is something else; also where it refers to parts of itself, which a
+            run's never does and which can make a short file fill the memory.
     """
     try:
-        found = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ConfigError(f"{path} is no configuration of a run: it has YAML aliases")
+        found = OmegaConf.load(StringIO(text))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(found, DictConfig) or not isinstance(found.get("overrides"), ListConfig | None):
         raise ConfigError(f"{path} is no configuration of a run")
@@ -112,14 +123,28 @@ def _taken(cfg: DictConfig) -> ConfigError:
     return ConfigError(f"run_dir={cfg.run_dir} holds a run already: resume it with resume={cfg.run_dir}")
 
 
+def _refuse_links(folder: Path) -> None:
+    """A run folder that was handed over is not to have its files written elsewhere."""
+    for path in folder.iterdir():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"resume={folder}: {path.name} leads to {path.resolve()}, out of the run folder; put a copy "
+                "in its place"
+            )
+
+
 def _refuse_other_settings(cfg: DictConfig, started: Any, settled: Collection[str]) -> None:
     """A resumed run goes on with the settings that decide what it finds."""
     plain = (OmegaConf.to_container(each, resolve=False) for each in (started, cfg))
     keys = {key for each in plain for key in dotted_keys(each)}
-    for key in sorted(key for key in keys if key.partition(".")[0] in settled and key not in _FREE):
+    for key in sorted(key for key in keys if key.partition(".")[0] in settled and not _is_free(key)):
         before, now = (OmegaConf.select(each, key) for each in (started, cfg))
         if before != now and not isinstance(before, DictConfig):
             raise ConfigError(f"resume={cfg.resume}: the run was started with {key}={before}, not {now}")
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in _FREE)
 
 
 def prepare() -> None:
@@ -130,6 +155,7 @@ def prepare() -> None:
 
 
 def _run_dir(name: str, resume: str | None) -> str:
+    """A new folder, or the one of the run or the sweep that goes on."""
     return str(resume or Path("runs", name, os.environ[STAMP]))
 
 

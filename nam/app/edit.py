@@ -19,8 +19,11 @@ from nam.clock import Clock
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from nam.editor.delta import Delta
     from nam.editor.select import Selection
+    from nam.mllm.base import MLLM
 
 #: What a run's results depend on: the same when it is resumed.
 SETTLED = (
@@ -76,6 +79,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     callbacks = [curve, *build_all(cfg.callbacks)]
     trainer: L.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     mllm.to(trainer.strategy.root_device)
+    check_place(mllm, trainer.strategy.root_device)
     refuse_misfit(cfg, mllm, selection, saved)
     claim_run_folder(cfg, settled=SETTLED)
     delta = saved or made_before(cfg)
@@ -84,6 +88,19 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     if delta is None:
         delta = make(cfg, mllm, selection, trainer, curve, clock)
     return close(cfg, mllm, delta, before, markers, loggers, clock)
+
+
+def check_place(mllm: MLLM, device: torch.device) -> None:
+    """What is edited is computed where the trainer is: a model that is spread does not go there by itself.
+
+    Raises:
+        ConfigError: its first card is another one.
+    """
+    if mllm.spread is not None and mllm.device != device:
+        raise ConfigError(
+            f"mllm.device: the model's first card is {mllm.device}, the trainer's device is {device}: name "
+            "that one first, or choose another trainer"
+        )
 
 
 def read_saved(cfg: DictConfig) -> Delta | None:

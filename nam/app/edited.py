@@ -14,6 +14,7 @@ from rich.table import Table
 
 from nam.app.build import build
 from nam.app.make_edit import CURVE_FILE, PATCH_FILE
+from nam.app.quiet import say
 from nam.clock import Clock
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def look(cfg: DictConfig, mllm: MLLM, markers: Markers, clock: Clock) -> Before:
     prompts, words = build(cfg.evaluate), cfg.edit.modality == "text"
     asked = prompts.asked(build(cfg.prompts), cfg.edit.source)
     with clock("before"), Console().status("before"):
-        seen = ask(mllm, asked, markers.judge, batch=prompts.batch)
+        seen = ask(mllm, asked, markers.judge, batch=prompts.batch, words=words)
         streams = streams_of(mllm, [one.generation for one in seen])
     for key in ("source", "target"):
         noun = cfg.edit[key]
@@ -165,7 +166,8 @@ def measured(
     prompts, names = build(cfg.evaluate), {"source": cfg.edit.source, "target": cfg.edit.target}
     with clock("after"), Console().status("after"):
         with delta.applied(mllm):
-            after = ask(mllm, [one.asked for one in before.seen], markers.judge, batch=prompts.batch)
+            asked, words = [one.asked for one in before.seen], cfg.edit.modality == "text"
+            after = ask(mllm, asked, markers.judge, batch=prompts.batch, words=words)
             moved = drift(mllm, before.seen, before.streams, **names)
         observed = observe(before.seen, after, **names)
         if markers.clip is not None:
@@ -226,10 +228,8 @@ def _print(rows: Sequence[Row], delta: Delta, clock: Clock, files: Sequence[Path
             table.add_row(f"[bold]{escape(heading := row.group)}[/bold]", "", "")
         title = escape(row.title)
         table.add_row(f"[green]{title}[/green]" if row.aimed else title, row.before, row.after)
-    console = Console()
-    console.print(table)
+    Console().print(table)
     seconds = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in clock.seconds.items())
-    line = f"{len(delta.neurons)} neurons, l2 norm {delta.norm:.3f}; {seconds}"
-    console.print(line, highlight=False)
+    say(f"{len(delta.neurons)} neurons, l2 norm {delta.norm:.3f}; {seconds}")
     for path in files:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        say(str(path))

@@ -15,11 +15,11 @@ import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from nam.app.build import build
 from nam.app.callbacks import Progress
 from nam.app.forecast import Estimate, Extent, Sizes, Tried, forecast
+from nam.app.quiet import say
 from nam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def run(cfg: DictConfig) -> Path:
     started = clocks()
     if cfg.get("evaluate") is not None:
         raise ConfigError("estimate=true is for runs that attribute: leave evaluate out")
-    from nam.app.attribute import done_of, module_of
+    from nam.app.attribute import module_of
+    from nam.app.resuming import done_of
     from nam.store.files import write_json
 
     data = build(cfg.data)
@@ -205,7 +206,6 @@ def _bytes(folder: Path, pattern: str) -> int:
 
 
 def _print(found: Estimate, path: Path) -> None:
-    console = Console()
     one = "1 process" if found.processes == 1 else f"{found.processes} processes"
     memory = [f"{size / 2**20:,.0f} MiB ({place})" for place, size in found.memory.items()]
     for line in (
@@ -216,7 +216,7 @@ def _print(found: Estimate, path: Path) -> None:
         "joined; without what a logger keeps",
         f"estimate: {path}",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def _span(seconds: float) -> str:

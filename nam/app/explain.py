@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nam.app.config import compose, config_dir, dotted_keys, group_options
@@ -30,7 +30,8 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         return f"'{error.full_key}' is missing: add {error.full_key}=..."
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong:
-        key = wrong.group(1)
+        # What is not there may be inside of the value: prompts={describ: x}
+        key = str(getattr(error.__cause__, "full_key", None) or wrong.group(1))
         return f"unknown key {key!r}: {_nearest_key(key, _known_keys(config_name, overrides))}"
     parts = [_first_line(text)]
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -84,6 +85,20 @@ def wrong_choice(arguments: Iterable[str]) -> str:
     return ""
 
 
+def wrong_item(config_name: str, arguments: Iterable[str]) -> str:
+    """One line for a key inside of a list, such as prompts.x=1, where OmegaConf raises an error of Python's;
+    "" when there is none."""
+    given = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    cfg = _composed(config_name, given)
+    for override in OverridesParser.create().parse_overrides(given):
+        parts = str(override.key_or_group).split(".")
+        for count in range(1, len(parts)):
+            node, key = OmegaConf.select(cfg, ".".join(parts[:count])), ".".join(parts[:count])
+            if isinstance(node, ListConfig) and not parts[count].isdigit():
+                return f"{key} is a list, which has no {parts[count]!r}: set {key}=[...]"
+    return ""
+
+
 def _no_name(value: Any) -> list[Any]:
     """What of a choice cannot be a name."""
     if isinstance(value, list):
@@ -112,6 +127,12 @@ def _top_keys(config_name: str) -> set[str]:
 
 def _known_keys(config_name: str, overrides: Iterable[str]) -> set[str]:
     """Every dotted key of the composed configuration, and every group of the command."""
+    cfg = _composed(config_name, overrides)
+    return _top_keys(config_name) | set(dotted_keys(OmegaConf.to_container(cfg, resolve=False)))
+
+
+def _composed(config_name: str, overrides: Iterable[str]) -> DictConfig:
+    """The configuration with the options that the overrides choose, and no other change."""
     top = _top_keys(config_name)
     chosen = [
         override
@@ -119,10 +140,9 @@ def _known_keys(config_name: str, overrides: Iterable[str]) -> set[str]:
         if (parts := override.partition("="))[0] in top and parts[2] in group_options(parts[0])
     ]
     try:
-        cfg = compose(config_name, chosen, with_hydra=True)
+        return compose(config_name, chosen, with_hydra=True)
     except HydraException:
-        cfg = compose(config_name, [], with_hydra=True)
-    return top | set(dotted_keys(OmegaConf.to_container(cfg, resolve=False)))
+        return compose(config_name, [], with_hydra=True)
 
 
 def _nearest_key(key: str, known: set[str]) -> str:

@@ -29,6 +29,7 @@ from nam.app.leaderboard_checks import (
     read_judge,
     refuse_finished,
 )
+from nam.app.quiet import say
 from nam.app.settings import SETTLED
 from nam.errors import ConfigError
 
@@ -72,14 +73,14 @@ def run(cfg: DictConfig) -> Path:
 def _manifest(cfg: DictConfig, settings: Leaderboard, attributor: Any, folder: Path) -> dict[str, Any]:
     """The manifest, in the run folder from the start on: parts that are measured belong to these weights."""
     from nam.app.attribute import manifest_of
-    from nam.store.files import read_json, write_json
-    from nam.store.provenance import refuse_other_weights
+    from nam.store.files import write_json
+    from nam.store.provenance import read_manifest, refuse_other_weights
 
     methods = list(attributor.methods)
     manifest = manifest_of(cfg, attributor.mllm, methods, segmenter=attributor.segmenter)
     path = folder / "manifest.json"
     if path.is_file():
-        refuse_other_weights(folder, read_json(path), manifest)
+        refuse_other_weights(folder, read_manifest(folder), manifest)
         refuse_finished(cfg, settings)
     write_json(path, manifest)
     return manifest
@@ -218,9 +219,9 @@ def _print(rows: Sequence[Row], folder: Path, report: Path, errors: Sequence[str
                 table.add_row(method, region, *(one.partition(" ")[0] for one in compress(cells, there)))
             console.print(table)
     if errors:
-        console.print(f"{len(errors)} targets could not be attributed; first: {errors[0]}", markup=False)
+        say(f"{len(errors)} targets could not be attributed; first: {errors[0]}")
     for path in (folder / TABLE_FILE, folder / MARKDOWN_FILE, report):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        say(str(path))
 
 
 @contextmanager

@@ -94,11 +94,15 @@ def wandb_logger(
 ) -> Wandb:
     """A W&B logger that never stops a run: offline without a key, and when the server cannot be reached.
 
-    folder: where the records lie (`folder`/wandb). offline: None decides by WANDB_API_KEY. wait: seconds for
-    the server's first answer. upload: seconds, at the end, for what is not yet uploaded.
+    folder: where the records lie (`folder`/wandb). offline: None decides by WANDB_MODE where that is one of
+    `MODES`, else by WANDB_API_KEY. wait: seconds for the server's first answer. upload: seconds, at the end,
+    for what is not yet uploaded.
     """
-    without_key = not os.environ.get("WANDB_API_KEY")
-    modes = MODES[1:] if (without_key if offline is None else offline) else MODES
+    first = os.environ.get("WANDB_MODE", "")
+    if offline is not None or first not in MODES:
+        here = not os.environ.get("WANDB_API_KEY") if offline is None else offline
+        first = "offline" if here else "online"
+    modes = MODES[MODES.index(first) :]
     return Wandb(
         folder=folder, modes=modes, wait=wait, upload=upload, project=project, name=name, group=group
     )

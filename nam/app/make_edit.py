@@ -14,6 +14,7 @@ from nam.app.build import build
 from nam.app.callbacks import Curve
 from nam.app.command import INTERRUPTED, TERMINATED
 from nam.app.edit_neurons import method_of, select_neurons
+from nam.app.quiet import say
 from nam.clock import Clock
 from nam.errors import ConfigError
 
@@ -33,13 +34,12 @@ def made_before(cfg: DictConfig) -> Delta | None:
         ConfigError: the run has come to its end.
     """
     from nam.editor import read_delta
-    from nam.store.files import read_json
+    from nam.store.claim import is_finished
 
     folder = Path(cfg.run_dir)
-    manifest = folder / "manifest.json"
     if not cfg.resume:
         return None
-    if manifest.is_file() and read_json(manifest).get("status") == "finished":
+    if is_finished(folder):
         raise ConfigError(
             f"resume={cfg.resume}: the edit is finished, there is nothing to resume; "
             f"edit.apply={folder / PATCH_FILE} measures it anew"
@@ -78,7 +78,8 @@ def make(
     from nam.data.concepts import concept_of
     from nam.editing import delta_of, module_of
     from nam.editor.base import Goal, Problem
-    from nam.editor.cases import Pair, build_cases
+    from nam.editor.cases import Pair
+    from nam.editor.token_cases import cases_of
     from nam.store.files import write_json
     from nam.types import NeuronSet
 
@@ -89,7 +90,7 @@ def make(
     with clock("cases"), Console().status("what the model should say and draw"):
         prompts = build(cfg.prompts)
         asked = zip(prompts.of(source), prompts.of(target, like=source), strict=True)
-        found = build_cases(
+        found = cases_of(
             mllm,
             goal := Goal(concept_of(source), concept_of(target), cfg.edit.modality),
             [Pair(one.sample, other.sample) for one, other in asked],
@@ -123,5 +124,5 @@ def _fit(cfg: DictConfig, trainer: L.Trainer, module: Any) -> None:
     except SystemExit as stop:  # Lightning's answer to Ctrl-C and to SIGTERM
         killed = isinstance(stop, SIGTERMException)
         line = f"{'terminated' if killed else 'interrupted'}: go on with resume={cfg.run_dir}"
-        Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+        say(line, error=True)
         raise SystemExit(TERMINATED if killed else INTERRUPTED) from stop

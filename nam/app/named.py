@@ -13,6 +13,7 @@ from rich.table import Table
 
 from nam.app.build import build
 from nam.app.config import claim_run_folder
+from nam.app.quiet import say
 
 if TYPE_CHECKING:
     from nam.evaluate.named import NamedNeurons, Written
@@ -29,8 +30,8 @@ def run(cfg: DictConfig) -> Path:
     from nam.evaluate.named import shares, verdict
     from nam.store.files import write_json
 
-    claim_run_folder(cfg)
     written = settings.check(mllm)
+    claim_run_folder(cfg)
     by_counting = shares(written)
     sentence = verdict(by_counting)
     folder = Path(cfg.run_dir)
@@ -54,13 +55,12 @@ def run(cfg: DictConfig) -> Path:
 
 
 def _print(written: Sequence[Written], sentence: str, path: Path) -> None:
-    console = Console()
     table = Table("concept", "neuron", "layers from", "words", "found", title="named neurons")
     for one in written:
         words = (f"[bold]{escape(word)}[/bold]" if word in one.found else escape(word) for word in one.words)
         found = f"{len(one.found)} of {len(one.named.words)}" if one.named.words else "not given"
         concept = f"{one.named.concept} ({one.named.modality})"
         table.add_row(escape(concept), str(one.named.neuron), str(one.counting), ", ".join(words), found)
-    console.print(table)
-    console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(str(path), highlight=False, soft_wrap=True)
+    Console().print(table)
+    say(sentence)
+    say(str(path))

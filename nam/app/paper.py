@@ -11,6 +11,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from nam.app.quiet import say
+
 if TYPE_CHECKING:
     from nam.evaluate.leaderboard import Row
     from nam.evaluate.leaderboard.published import PaperRun
@@ -34,5 +36,5 @@ def report_paper(run: PaperRun, rows: Sequence[Row], folder: Path, *, manifest: 
             table.add_row(*(re.sub(r" \[[^]]*\]", "", text) for text in line))
         console.print(table)
     for path in (folder / MARKDOWN_FILE, report):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        say(str(path))
     return report

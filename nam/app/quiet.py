@@ -6,6 +6,8 @@ import logging
 import warnings
 from pathlib import Path
 
+from rich.console import Console
+
 _REMARKS = (
     "The number of training batches",
     "Total length of `list`",
@@ -15,6 +17,16 @@ _REMARKS = (
     "Lightning couldn't infer the indices",
     ".*num_workers",
 )
+
+
+def say(line: str, *, error: bool = False) -> None:
+    """Print a line as it is, however long it is and whatever brackets a path in it has.
+
+    Args:
+        line: The line.
+        error: Print it where errors go.
+    """
+    Console(stderr=error).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def log_apart(rank: int) -> None:

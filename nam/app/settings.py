@@ -88,13 +88,28 @@ def _check_trainer(cfg: DictConfig) -> None:
         raise ConfigError("trainer.inference_mode must be false: relevance and some methods need gradients")
     if cfg.trainer.get("use_distributed_sampler") is not False:
         raise ConfigError("trainer.use_distributed_sampler must be false: the data is shared out already")
+    check_spread(cfg)
     strategy = cfg.trainer.get("strategy", "auto")
     name = str(strategy.get("_target_") if isinstance(strategy, DictConfig) else strategy).rpartition(".")[2]
     if name not in STRATEGIES:
         raise ConfigError(
             f"trainer.strategy={name} is not supported: every process needs the whole model, whose weights "
-            "FSDP, DeepSpeed and others take apart; use trainer=ddp, and for a model that is larger than a "
-            "card a smaller mllm.dtype or mllm.generator_device"
+            "FSDP, DeepSpeed and others take apart; use trainer=ddp, or for a model that is larger than a "
+            "card one process with mllm.device=auto"
         )
     if cfg.trainer.get("limit_predict_batches") == 0:
         raise ConfigError("trainer.limit_predict_batches=0: nothing would be attributed; 1.0 takes all")
+
+
+def check_spread(cfg: DictConfig) -> None:
+    """A model that is spread over the cards is one process's. Raises ConfigError for several processes."""
+    device, devices = cfg.mllm.get("device"), cfg.trainer.get("devices", 1)
+    if device != "auto" and not isinstance(device, DictConfig):
+        return
+    one = devices in (1, "1") or (OmegaConf.is_list(devices) and len(devices) == 1)
+    if not one or cfg.trainer.get("num_nodes", 1) != 1:
+        raise ConfigError(
+            f"mllm.device={device} spreads one model over the cards of one process: set trainer.devices=1 "
+            f"and trainer.num_nodes=1 (got {devices} and {cfg.trainer.get('num_nodes', 1)}), or "
+            "mllm.device=cpu for a whole model on each card"
+        )

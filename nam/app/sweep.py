@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nam.app.explain import explain
+from nam.app.quiet import say
 from nam.errors import NamError
 from nam.report.comparison import COMPARISON, ERROR_FILE, NOTE, compare, markdown, shown
 
@@ -42,7 +43,7 @@ def going_on(task: Task) -> Task:
 
             line = explain(error, "edit", ())
             if isinstance(error, NamError):
-                Console(stderr=True).print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+                say(f"error: {line}", error=True)
             else:
                 line = f"{type(error).__name__}: {line}"
                 log.exception("a job of the sweep failed")
@@ -80,8 +81,7 @@ class Comparison(Callback):
             table.add_column(name, overflow="fold", no_wrap=name in compared.varied, min_width=widest)
         for row in rows:
             table.add_row(*map(escape, row))
-        console = Console()
-        console.print(table)
-        console.print(str(folder / f"{COMPARISON}.md"), highlight=False, soft_wrap=True)
+        Console().print(table)
+        say(str(folder / f"{COMPARISON}.md"))
         if compared.failed:
             raise SystemExit(2)

@@ -10,12 +10,11 @@ from pickle import UnpicklingError
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from nam.app.build import build, build_all, build_data, check, check_call
 from nam.app.command import command
 from nam.app.config import claim_run_folder, compose, group_options, read_run_config
-from nam.app.quiet import hush
+from nam.app.quiet import hush, say
 from nam.errors import ConfigError
 from nam.store.files import read_json, write_json
 
@@ -67,8 +66,7 @@ def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
         Path(cfg.export_dir).mkdir(parents=True, exist_ok=True)
         module.export(Path(cfg.export_dir))
         write_json(finished, {name: value if isfinite(value) else None for name, value in metrics.items()})
-        line = f"{cfg.part.name}: weights in {cfg.export_dir}, run in {cfg.run_dir}"
-        Console().print(line, highlight=False, soft_wrap=True)
+        say(f"{cfg.part.name}: weights in {cfg.export_dir}, run in {cfg.run_dir}")
     trainer.strategy.barrier("exported")  # the next part reads these weights on every rank
     return metrics
 

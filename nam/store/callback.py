@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nam.errors import ConfigError
-from nam.store.claim import check_claim
+from nam.store.claim import check_claim, refuse_writers
 from nam.store.rows import SampleResult, WordLookup
 from nam.store.writer import RunWriter
 
@@ -55,10 +55,12 @@ class StoreWriter(Callback):
             rank: Of this process.
 
         Raises:
-            StoreError: see `nam.store.claim.check_claim`.
+            StoreError: see `nam.store.claim`.
         """
         folder, manifest, resume = (self._options[name] for name in ("folder", "manifest", "resume"))
         check_claim(Path(folder), manifest, rank=rank, resume=resume)
+        if rank == 0:  # the others cannot have begun to write: they wait for it in `setup`
+            refuse_writers(Path(folder))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.barrier("run folder")  # every process has seen what was done before any goes on

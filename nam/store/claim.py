@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nam.store import shards
-from nam.store.files import StoreError, read_json
-from nam.store.provenance import refuse_other_weights
-from nam.store.schema import MANIFEST_FILE, NEURONS_FILE, SAMPLES_FILE, SCORES_FILE
+from nam.store.files import StoreError, lock, read_json
+from nam.store.provenance import read_manifest, refuse_other_weights
+from nam.store.schema import MANIFEST_FILE, NEURONS_FILE, SAMPLES_FILE, SCORES_FILE, SHARDS
 
 #: What becomes of the shards when a run is finished.
 MERGED = (SAMPLES_FILE, NEURONS_FILE, SCORES_FILE)
@@ -67,4 +68,20 @@ def check_claim(folder: Path, manifest: Mapping[str, Any], *, rank: int, resume:
                 f"{folder} holds a run already: set run_dir to another folder, or go on with resume={folder}"
             )
     elif rank == 0 and path.exists():
-        refuse_other_weights(folder, read_json(path), manifest)
+        refuse_other_weights(folder, read_manifest(folder), manifest)
+
+
+def refuse_writers(folder: Path) -> None:
+    """Refuse a folder that any process of another run writes into, whatever its rank.
+
+    Where the first process of a run is killed, the others may live on and write what they have found, which
+    a run of fewer processes would find again. To be asked before processes of one's own have begun to write.
+
+    Args:
+        folder: The run folder, which may be absent.
+
+    Raises:
+        StoreError: one does.
+    """
+    for path in sorted((folder / SHARDS).glob(".lock-*")):
+        os.close(lock(path))

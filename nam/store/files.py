@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,7 +109,8 @@ def make_folder(path: Path) -> Path:
 def lock(path: Path) -> int:
     """Hold a lock for as long as this process lives; `os.close` of the result gives it back.
 
-    A process that is killed leaves no lock behind. File systems without locks are let through.
+    A process that is killed leaves no lock behind. File systems without locks are let through. The file
+    names the process, for whoever has to wait for it.
 
     Raises:
         StoreError: another run holds it.
@@ -118,14 +120,19 @@ def lock(path: Path) -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        holder = os.pread(handle, 80, 0).decode("utf-8", "replace")
         os.close(handle)
         raise StoreError(
-            f"another run is writing into {path.parent}: set run_dir to another folder, or wait for it"
+            f"another run is writing into {path.parent} ({holder or 'a process that has just begun'}): "
+            "set run_dir to another folder, or wait for it"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             os.close(handle)
             raise StoreError(f"cannot lock {path}: {error}") from error
+    with writing(path):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {platform.node()}".encode(), 0)
     return handle
 
 

@@ -16,7 +16,15 @@ import pyarrow.parquet as pq
 from nam.store import shards
 from nam.store.files import StoreError, atomic, clean, make_folder
 from nam.store.reader import Run
-from nam.store.schema import MANIFEST_FILE, NEURONS, NEURONS_FILE, SAMPLES, SAMPLES_FILE
+from nam.store.schema import (
+    MANIFEST_FILE,
+    NEURON_SHARDS,
+    NEURONS,
+    NEURONS_FILE,
+    SAMPLES,
+    SAMPLES_FILE,
+    conform,
+)
 
 #: Of a joined folder: a row per run.
 RUNS_FILE = "runs.parquet"
@@ -141,7 +149,7 @@ def refuse_other_models(runs: Sequence[Run]) -> None:
         StoreError: they differ: a neuron's number means another neuron in another model.
     """
     for run in runs[1:]:
-        first, other = (one.manifest.get("model") or {} for one in (runs[0], run))
+        first, other = (one.manifest.get("model", {}) for one in (runs[0], run))
         for what in ("revision", "layers", "units"):
             if first.get(what) != other.get(what):
                 raise StoreError(
@@ -173,12 +181,9 @@ def _join(
         for run, name in zip(runs, names, strict=True):
             count = 0
             for table in shards.gathered(_parts(run, kind)):
-                try:
-                    same = table.select(schema.names).cast(schema)
-                except (pa.ArrowException, ValueError, KeyError) as error:
-                    raise StoreError(f"{run.folder} holds damaged {kind}: {error}") from error
                 names_of_run = pa.repeat(pa.scalar(name, RUN.type), table.num_rows)
-                writer.write_table(same.add_column(0, RUN, names_of_run).cast(wide))
+                same = table.select(schema.names).add_column(0, RUN, names_of_run)
+                writer.write_table(same.cast(wide))
                 count += table.num_rows
             counts.append(count)
     return counts
@@ -187,17 +192,17 @@ def _join(
 def _parts(run: Run, kind: shards.Kind) -> Iterator[pa.Table]:
     """A table of a run, a part at a time; by sample, where there are not more shards than can be opened."""
     files = run.files(kind)
-    merged = {"samples": SAMPLES_FILE, "neurons": NEURONS_FILE}[kind]
+    merged, schema, sharded = {
+        "samples": (SAMPLES_FILE, SAMPLES, SAMPLES),
+        "neurons": (NEURONS_FILE, NEURONS, NEURON_SHARDS),
+    }[kind]
     if len(files) <= shards.MAX_OPEN and files != [run.folder / merged]:
-        yield from shards.in_order(files)
+        yield from shards.in_order(files, sharded)
         return
     for path in files:
         with shards.open_parquet(path) as file:
-            yield from map(_table, shards.read_batches(path, file))
-
-
-def _table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])
+            for batch in shards.read_batches(path, file):
+                yield conform(pa.Table.from_batches([batch]), schema, where=path)
 
 
 def _errors(run: Run) -> int:

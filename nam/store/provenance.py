@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import nam
-from nam.store.files import StoreError
-from nam.store.schema import SCHEMA_VERSION
+from nam.store.files import StoreError, read_json
+from nam.store.schema import MANIFEST_FILE, SCHEMA_VERSION
 
 _PACKAGES = ("torch", "lightning", "transformers", "diffusers", "numpy", "opencv-python-headless", "pyarrow")
 
@@ -58,6 +58,26 @@ def run_manifest(
         "machine": machine(),
         **(settings or {}),
     }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a run folder.
+
+    Raises:
+        StoreError: it is missing or damaged, of a newer schema, or holds something else than `run_manifest`
+            makes where other parts of this package rely on it.
+    """
+    path = folder / MANIFEST_FILE
+    found = read_json(path)
+    schema = found.get("schema_version")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA_VERSION:
+        raise StoreError(f"{folder} has schema {schema!r}, this version of nam reads 1 to {SCHEMA_VERSION}")
+    model, resumed = found.get("model", {}), found.get("resumed", [])
+    if not isinstance(model, dict) or not isinstance(model.get("parts", {}), dict):
+        raise StoreError(f"{path} is damaged: 'model' should hold the model's name, sizes and parts")
+    if not isinstance(resumed, list):
+        raise StoreError(f"{path} is damaged: 'resumed' should be a list of times, got {resumed!r}")
+    return found
 
 
 def refuse_other_weights(folder: Path, started: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -137,13 +157,15 @@ def _processor() -> str:
 
 
 def peak_memory() -> dict[str, int]:
-    """The most memory that this process held so far, in bytes: `host`, and `device` where there is one."""
+    """The most memory that this process held so far, in bytes: `host`, and `device` where there is one; of
+    several, that which held most."""
     import torch
 
     unit = 1 if sys.platform == "darwin" else 1024
     found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if torch.cuda.is_available():
-        found["device"] = torch.cuda.max_memory_allocated()
+        cards = range(torch.cuda.device_count())
+        found["device"] = max(torch.cuda.max_memory_allocated(card) for card in cards)
     return found
 
 

@@ -18,9 +18,9 @@ from nam.errors import nearest
 from nam.store import shards
 from nam.store.dense import Key, open_sums, read_sum, sum_keys
 from nam.store.files import StoreError, read_json
+from nam.store.provenance import read_manifest
 from nam.store.rows import rank_neurons
 from nam.store.schema import (
-    ADDED,
     MANIFEST_FILE,
     METRICS_FILE,
     NEURON_SHARDS,
@@ -28,8 +28,8 @@ from nam.store.schema import (
     NEURONS_FILE,
     SAMPLES,
     SAMPLES_FILE,
-    SCHEMA_VERSION,
     SCORES_FILE,
+    conform,
 )
 
 if TYPE_CHECKING:
@@ -71,16 +71,12 @@ class Run:
         self.folder = Path(folder)
         if not (self.folder / MANIFEST_FILE).is_file():
             raise StoreError(f"{self.folder} holds no run: there is no {MANIFEST_FILE}")
-        found = self.manifest.get("schema_version")
-        if not isinstance(found, int) or found > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.folder} has schema {found!r}, this version of nam reads {SCHEMA_VERSION}"
-            )
+        _ = self.manifest
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """manifest.json."""
-        return read_json(self.folder / MANIFEST_FILE)
+        return read_manifest(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -229,17 +225,6 @@ def _rows(path: Path, schema: pa.Schema, wanted: pc.Expression | None) -> Iterat
     """
     with shards.open_parquet(path) as file:
         there = [name for name in schema.names if name in file.schema_arrow.names]
-        missing = [name for name in schema.names if name not in (*there, *ADDED)]
-        if missing:
-            raise StoreError(f"{path} lacks the column {missing[0]}")
         for batch in shards.read_batches(path, file, there):
-            try:
-                table = pa.Table.from_batches([batch])
-                for name in schema.names:
-                    if name not in there:
-                        table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
-                table = table.select(schema.names).cast(schema)
-                table = table if wanted is None else table.filter(wanted)
-            except (pa.ArrowException, ValueError) as error:
-                raise StoreError(f"{path} holds a damaged table: {error}") from error
-            yield table
+            table = conform(pa.Table.from_batches([batch]), schema, where=path)
+            yield table if wanted is None else table.filter(wanted)

@@ -34,7 +34,11 @@ scores.safetensors, per concept, modality and method, under "concept|modality|me
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
+
+from nam.store.files import StoreError
 
 #: Version of all of the above, also in manifest.json.
 SCHEMA_VERSION = 2
@@ -101,3 +105,29 @@ MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.json"
 IMAGES = "images"
 SHARDS = "shards"
+
+
+def conform(table: pa.Table, schema: pa.Schema, *, where: Path) -> pa.Table:
+    """The columns of `schema`, in its order and types; those that version 1 had not are null where they lack.
+
+    Args:
+        table: As it was read.
+        schema: Of the tables above.
+        where: The file that it comes from.
+
+    Raises:
+        StoreError: it lacks another column, holds values of other types, or a row without its place.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    unknown = [name for name in missing if name not in ADDED]
+    if unknown:
+        raise StoreError(f"{where} lacks the column {unknown[0]}")
+    try:
+        for name in missing:
+            table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+        table = table.select(schema.names).cast(schema)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise StoreError(f"{where} holds a damaged table: {error}") from error
+    if "index" in schema.names and table["index"].null_count:
+        raise StoreError(f"{where} holds a damaged table: a row without index")
+    return table

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nam.store.files import StoreError, atomic
-from nam.store.schema import SHARDS
+from nam.store.schema import NEURON_SHARDS, SHARDS, conform
 
 Kind = Literal["samples", "neurons", "scores"]
 
@@ -123,19 +123,25 @@ def merge_tables(sources: Sequence[Path], target: Path, schema: pa.Schema) -> No
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic(target))
         writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-        for table in gathered(in_order(sources)):
+        whole = schema if "index" in schema.names else schema.insert(0, NEURON_SHARDS.field("index"))
+        for table in gathered(in_order(sources, whole)):
             writer.write_table(table.select(schema.names).cast(schema))
 
 
-def in_order(sources: Sequence[Path]) -> Iterator[pa.Table]:
+def in_order(sources: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows of each sample of parquet files that are sorted by `index`, in the order of all.
+
+    Args:
+        sources: The files.
+        schema: Of what is wanted; `index` is among it.
 
     Raises:
         StoreError: a file is damaged.
     """
     with ExitStack() as stack:
         files = [(path, stack.enter_context(open_parquet(path))) for path in sources]
-        for _, group in heapq.merge(*(_samples_of(*file) for file in files), key=lambda group: group[0]):
+        parts = (_samples_of(*file, schema) for file in files)
+        for _, group in heapq.merge(*parts, key=lambda group: group[0]):
             yield group
 
 
@@ -194,11 +200,11 @@ def read_batches(
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
-def _samples_of(path: Path, file: pq.ParquetFile) -> Iterator[tuple[int, pa.Table]]:
+def _samples_of(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
     """The rows of each sample, in the file's order."""
     carried: pa.Table | None = None
     for batch in read_batches(path, file, rows=MERGED_ROWS):
-        table = pa.Table.from_batches([batch])
+        table = conform(pa.Table.from_batches([batch]), schema, where=path)
         if carried is not None:
             table = pa.concat_tables([carried, table])
         index = table["index"].to_numpy()

@@ -16,8 +16,9 @@ from PIL import Image
 from nam.store import shards
 from nam.store.claim import MERGED, check_claim, refuse_finished
 from nam.store.dense import add_scores, write_sums
-from nam.store.files import StoreError, atomic, clean, lock, make_folder, read_json, write_json, writing
+from nam.store.files import StoreError, atomic, clean, lock, make_folder, write_json, writing
 from nam.store.merging import few_shards, join, merge
+from nam.store.provenance import read_manifest
 from nam.store.rows import (
     SampleResult,
     WordLookup,
@@ -92,7 +93,7 @@ class RunWriter:
             self._next = shards.last_commits(self.folder).get(rank, -1) + 1
             self._manifest = {**manifest, "status": "running"}
             if rank == 0 and (self.folder / MANIFEST_FILE).exists():
-                self._manifest |= _history(read_json(self.folder / MANIFEST_FILE), manifest)
+                self._manifest |= _history(read_manifest(self.folder), manifest)
             if rank == 0:
                 write_json(self.folder / MANIFEST_FILE, self._manifest)
         except BaseException:
@@ -156,8 +157,7 @@ class RunWriter:
         self._manifest = {**self._manifest, **manifest, "status": "finished"}
         write_json(self.folder / MANIFEST_FILE, self._manifest)
         self.close()
-        with writing(self.folder / SHARDS):
-            shutil.rmtree(self.folder / SHARDS)
+        drop_shards(self.folder)
 
     def close(self) -> None:
         """Flush what waits and give the lock back."""
@@ -211,6 +211,18 @@ class RunWriter:
         for kind in shards.KINDS:
             mine = [shard for shard in shards.committed(self.folder, kind) if shard.rank == self.rank]
             join([shard for shard in mine if shard.first >= first], self.folder, kind)
+
+
+def drop_shards(folder: Path) -> None:
+    """Remove the shards of a finished run, if there are any left.
+
+    Raises:
+        StoreError: they cannot be removed.
+    """
+    path = folder / SHARDS
+    if path.is_dir():
+        with writing(path):
+            shutil.rmtree(path)
 
 
 def _history(before: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:

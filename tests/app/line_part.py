@@ -1,5 +1,5 @@
 """A part small enough to train in a test: a line fitted to points. Run as a script, it is train.py with this
-part known under nam (targets elsewhere are refused)."""
+part known under nam.modules (targets elsewhere are refused)."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ ARGS = [f"--config-dir={Path(__file__).with_name('configs')}"]
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Make this module importable as nam.line_part, with its classes at home there."""
-    patch.setitem(sys.modules, "nam.line_part", sys.modules[__name__])
+    """Make this module importable as nam.modules.line_part, with its classes at home there."""
+    patch.setitem(sys.modules, "nam.modules.line_part", sys.modules[__name__])
     for part in (LineData, LinePart):
-        patch.setattr(part, "__module__", "nam.line_part")
+        patch.setattr(part, "__module__", "nam.modules.line_part")
 
 
 if __name__ == "__main__":

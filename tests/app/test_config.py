@@ -60,7 +60,7 @@ WRONG = [
     ([ONE, "seed=???"], "seed"),
     ([ONE, "part.module._target_=os.system"], "part.module._target_='os.system' is refused"),
     ([ONE, "logger.csv._target_=lightning.pytorch.trainer.trainer.os.system"], "is refused"),
-    ([ONE, "part.data._target_=nam.errors.nearly"], "part.data._target_='nam.errors.nearly' does not exist"),
+    ([ONE, "part.data._target_=nam.data.nearly"], "part.data._target_='nam.data.nearly' does not exist"),
     ([ONE, "resume=nowhere"], "resume=nowhere: not a run folder"),
     ([ONE, "resume=here", "run_dir=there"], "resume=here goes on in that folder: leave run_dir=there out"),
     (["seed"], "cannot read the override 'seed'"),

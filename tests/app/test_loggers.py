@@ -118,6 +118,25 @@ def test_records_stay_here_where_the_server_cannot_be_used(
     assert len(records(Path(), "offline-run")) == 1
 
 
+@pytest.mark.parametrize(
+    ("mode", "key", "offline", "first"),
+    [
+        ("disabled", KEY, None, "disabled"),
+        ("offline", KEY, None, "offline"),
+        ("online", "", None, "online"),
+        ("disabled", "", False, "online"),  # what the configuration says comes first
+        ("nonsense", KEY, None, "online"),
+        ("", "", None, "offline"),
+    ],
+)
+def test_the_environment_says_where_records_go(
+    mode: str, key: str, offline: bool | None, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    assert wandb_logger(folder=".", project="nam", offline=offline)._modes[0] == first
+
+
 @pytest.mark.parametrize("trouble", ["none", "the server goes away", "the client crashes"])
 def test_what_goes_wrong_half_way_is_waited_for_no_longer_than_is_said(
     trouble: str, server: Callable[..., Server], caplog: pytest.LogCaptureFixture

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from nam.mllm.tensors import read_torch_file
 from nam.store import Run
 from tests.app.line_part import ARGS, install
 from tests.runs import command_line, write_table
+
+#: YAML of a few lines that stands for 2 * 9 ** 10 words.
+LAUGHS = "\n".join(
+    ["a: &a [x, x]", *(f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]" for a, b in pairwise("abcdefghijk"))]
+)
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -112,6 +118,13 @@ def test_weights_that_are_a_pickle_under_another_name_are_not_opened(
         ("relevance", "subprocess.run"),
         ("reduction.nam", "lightning.pytorch.os.system"),
         ("trainer", "torch.load"),
+        # Of the packages that are used, but not what a run is made of: these unpickle, and write any file.
+        ("mllm", "lightning.fabric.utilities.cloud_io._load"),
+        ("trainer", "lightning.pytorch.callbacks.model_checkpoint.get_filesystem"),
+        ("trainer", "lightning.pytorch.strategies.strategy._Strategy"),
+        ("segmenter", "transformers.pipeline"),
+        ("mllm", "transformers.AutoModel.from_pretrained"),
+        ("data", "nam.store.files.write_json"),
     ],
 )
 def test_a_configuration_builds_nothing_foreign(
@@ -144,6 +157,7 @@ def test_a_checkpoint_of_torch_is_read_without_what_it_would_run(tmp_path: Path)
         ("{overrides: 3}", "is no configuration of a run"),
         ("!!python/object/apply:os.system ['touch proof']", "cannot read"),
         ("[1, 2", "cannot read"),
+        (LAUGHS, "aliases"),
     ],
 )
 def test_a_run_folder_that_was_handed_over_starts_nothing(
@@ -155,6 +169,19 @@ def test_a_run_folder_that_was_handed_over_starts_nothing(
     line = refused(attribute.main, "resume=run", "mllm.folder=nowhere")
     assert words in line or "resume=run: the run was started with" in line
     assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("name", ["images", "attribute.log"])
+def test_a_run_folder_that_was_handed_over_leads_nowhere_else(
+    name: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("overrides: []")
+    (tmp_path / "mine").touch() if "." in name else (tmp_path / "mine").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    line = refused(attribute.main, "resume=run")
+    assert f"{name} leads to {tmp_path / 'mine'}, out of the run folder" in line
+    assert not (tmp_path / "mine").stat().st_size or not list((tmp_path / "mine").iterdir())
 
 
 def bomb_png(path: Path, *, side: int) -> None:
