@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,18 @@ from nam.mllm.gill import GILL
 from tests.tiny_random import write_tiny_gill
 
 settings.register_profile("thorough", max_examples=2000, deadline=None)  # what `make test-all` asks for
+
+
+def pytest_configure() -> None:
+    """Ctrl-C interrupts, also where the tests were started by a shell in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What this package has logged in a test; other libraries log from threads of their own."""
+    return lambda: [one.getMessage() for one in caplog.records if one.name.startswith("nam.")]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,18 +110,18 @@ def test_a_key_that_one_row_mistypes_is_refused(tmp_path: Path) -> None:
         Folder(table=str(tmp_path / "t.jsonl"))
 
 
-def test_other_columns_are_passed_over_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_columns_are_passed_over_in_one_line(tmp_path: Path, told: Callable[[], list[str]]) -> None:
     (tmp_path / "t.csv").write_text(",prompt,prompts,concept,image_id,split\n0,a,b,cat,7,test\n")
     item = Folder(table=str(tmp_path / "t.csv"))[0]
     assert (item.sample.prompt, item.sample.image, item.error) == ("a", None, "")
-    (record,) = caplog.records
-    assert record.getMessage().endswith("t.csv: these columns are passed over: image_id, prompts, split")
+    (line,) = told()
+    assert line.endswith("t.csv: these columns are passed over: image_id, prompts, split")
 
 
-def test_known_columns_are_no_occasion_for_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_known_columns_are_no_occasion_for_a_word(tmp_path: Path, told: Callable[[], list[str]]) -> None:
     (tmp_path / "t.csv").write_text("prompt,concept\na,cat\n")
     assert len(Folder(table=str(tmp_path / "t.csv"))) == 1
-    assert not caplog.records
+    assert not told()
 
 
 def test_a_limit_takes_rows_by_chance_and_leaves_them_as_they_are(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_excel_s_mark_in_front_of_the_first_column_is_passed_over(tmp_path: Path
     assert Folder(table=str(tmp_path / "t.csv"))[0].sample.concept == concept_of("cat")
 
 
-def test_the_table_of_the_documentation_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_table_of_the_documentation_is_read(tmp_path: Path, told: Callable[[], list[str]]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     start = next(place for place, line in enumerate(lines) if line.startswith("id,prompt,"))
@@ -235,7 +236,7 @@ def test_the_table_of_the_documentation_is_read(tmp_path: Path, caplog: pytest.L
     items = [source[index] for index in range(len(source))]
     assert [(item.sample.id, item.error) for item in items] == [("one", ""), ("two", "")]
     assert items[1].sample.concept.words == ("cat", "kitten", "kitty")
-    assert not caplog.records
+    assert not told()
 
 
 def test_a_word_stands_for_its_forms() -> None:
