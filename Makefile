@@ -31,8 +31,9 @@ test-newest: ## Run the tests on the newest versions that setup.cfg allows, but 
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 \
 		build/newest/bin/python -m pytest -q -n 2 -m "not slow" $(ARGS)
 
+# It has the machine to itself, and its threads spin as PyTorch's own do.
 bench: .venv/installed ## Measure what each method costs, with pass or miss beside every target
-	$(RUN) -m benchmarks.overhead $(ARGS)
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 bench-gpu: .venv/installed ## Measure the full-size shape on a GPU; without one it says so and ends
 	$(RUN) -m benchmarks.gpu $(ARGS)
