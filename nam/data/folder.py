@@ -221,6 +221,9 @@ def _seed(value: Any, default: int) -> int:
         return default
     try:
         number = float(_text(value))  # a column with gaps becomes 5.0 in many a tool
-        return int(number) if number.is_integer() and abs(number) < 2**53 else int(_text(value))
+        found = int(number) if number.is_integer() and abs(number) < 2**53 else int(_text(value))
     except ValueError as error:
         raise InputError(f"the seed must be a whole number, got {value!r}") from error
+    if found < 0:
+        raise InputError(f"the seed must be at least 0, got {value!r}")
+    return found

@@ -261,3 +261,10 @@ def test_any_text_is_refused_or_gives_items(tmp_path: Path, text: str, ending: s
         item = source[index]
         assert item.index == index
         assert item.error or item.sample.concept is not None
+
+
+def test_a_seed_below_zero_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("prompt,concept,seed\na,cat,-1\nb,cat,3\n")
+    first, second = (Folder(table=str(tmp_path / "t.csv"))[place] for place in (0, 1))
+    assert first.error == "the seed must be at least 0, got '-1'"
+    assert (second.error, second.sample.seed) == ("", 3)
