@@ -69,14 +69,14 @@ class Reading:
 
     def __call__(self) -> Recorded:
         """What was recorded, which is read now if it has to be."""
-        if self._recorded is None:
-            left = [one for one in self._others if one._asked is not None]
-            asked = [one._asked for one in left if one._asked is not None]
-            found = read(asked[0][0], [one[1] for one in asked], [one[2] for one in asked])
-            for one, recorded in zip(left, found, strict=True):
-                one.fill(recorded)
-        assert self._recorded is not None
-        return self._recorded
+        if self._recorded is not None:
+            return self._recorded
+        left = [one for one in self._others if one._asked is not None]
+        asked = [one._asked for one in left if one._asked is not None]
+        found = read(asked[0][0], [one[1] for one in asked], [one[2] for one in asked])
+        for one, recorded in zip(left, found, strict=True):
+            one.fill(recorded)
+        return found[left.index(self)]
 
     @property
     def there(self) -> bool:

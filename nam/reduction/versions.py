@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nam.hooks import SiteHooks, Visit
-from nam.mllm.resume import Trace, require_same, trace
+from nam.mllm.resume import Trace, Write, require_same, trace
 from nam.reduction.base import Context
 
 if TYPE_CHECKING:
@@ -48,11 +48,10 @@ class Versions:
         positions = context.target.positions
         with torch.inference_mode(False):  # what is kept takes part in gradients
             traced = trace(context.mllm, context.generation, start=positions[0], stop=positions[-1] + 1)
-            found = cls(context, traced)
             with torch.no_grad():
-                plain = found._last(traced.layers[0].entering[None], 0)[0]
+                plain = _resumed(context, traced, traced.layers[0].entering[None], layer=0)[0]
         require_same(plain, traced.hidden[list(positions)], name=context.mllm.name)
-        return found
+        return cls(context, traced)
 
     def hidden(self, activations: Tensor, *, layer: int) -> Tensor:
         """The last hidden states at the positions; differentiable by `activations` if gradients are enabled.
@@ -65,30 +64,33 @@ class Versions:
             Hidden states after the final norm (K, P, H), in the precision of `context.activations`.
         """
         if self.traced is None:
-            found = _replayed(self.context, activations, layer=layer)
-        else:
-            entering = self.traced.layers[layer].entering
-            found = self._last(entering.expand(len(activations), -1, -1), layer, activations)
-        return found.to(self.context.activations)
-
-    def _last(self, rows: Tensor, layer: int, activations: Tensor | None = None) -> Tensor:
-        """Last hidden states (K, P, H) of what enters a layer, (K, W, H), with other activations there."""
-        assert self.traced is not None
-        positions, norm = self.context.target.positions, self.context.mllm.final_norm
-        at = [position - self.traced.start for position in positions]
+            return _replayed(self.context, activations, layer=layer).to(self.context.activations)
+        at = _window(self.context, self.traced)
 
         def write(values: Tensor) -> Tensor:
-            if activations is None:
-                return values
             new = values.clone()
             new[: len(activations), at] = activations.to(values)
             return new
 
-        rows = self.traced.step(layer, rows, write=write)
-        for later in range(layer + 1, len(self.traced.layers)):
-            rows = self.traced.step(later, rows)
-        hidden: Tensor = rows[:, at] if norm is None else norm(rows[:, at])
-        return hidden
+        entering = self.traced.layers[layer].entering.expand(len(activations), -1, -1)
+        found = _resumed(self.context, self.traced, entering, layer=layer, write=write)
+        return found.to(self.context.activations)
+
+
+def _window(context: Context, traced: Trace) -> list[int]:
+    """Where the positions are in the window that is traced."""
+    return [position - traced.start for position in context.target.positions]
+
+
+def _resumed(
+    context: Context, traced: Trace, rows: Tensor, *, layer: int, write: Write | None = None
+) -> Tensor:
+    """Last hidden states (K, P, H) of what enters a layer, (K, W, H)."""
+    for later in range(layer, len(traced.layers)):
+        rows = traced.step(later, rows, write=write if later == layer else None)
+    rows, norm = rows[:, _window(context, traced)], context.mllm.final_norm
+    hidden: Tensor = rows if norm is None else norm(rows)
+    return hidden
 
 
 def _replayed(context: Context, activations: Tensor, *, layer: int) -> Tensor:
