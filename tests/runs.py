@@ -1,13 +1,16 @@
-"""Runs of attribute.py on the tiny random model, and what "the same tables" means."""
+"""Commands in this process, runs on the tiny random model, and what "the same tables" means."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.mllm.gill import GILL
@@ -35,6 +38,24 @@ def write_table(path: Path, gill: GILL, prompts: Sequence[str] = PROMPTS) -> Pat
             words = [word for word in answer.text.split() if word.isalpha()] or ["tree"]
             writer.writerow([f"p{number}", prompt, words[-1]])
     return path
+
+
+def run_command(main: Callable[[], Any], *arguments: str) -> None:
+    """Run a command in this process, as if it had been called with these arguments."""
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["command.py", *arguments])
+        main()
+
+
+def exit_of(main: Callable[[], Any], *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code of a command that runs in this process, and, if it failed, what it wrote to stderr."""
+    capsys.readouterr()
+    try:
+        run_command(main, *arguments)
+    except SystemExit as stop:
+        return int(str(stop.code)), capsys.readouterr().err
+    return 0, ""
 
 
 def command_line(gill_folder: Path, table: Path) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.app.edit import main
 from nam.evaluate.judge import Verdict
+from tests.runs import run_command
 
 #: A command line that is done in seconds.
 FEW = [
@@ -50,15 +50,11 @@ def edit(tmp_path: Path, gill_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = [f"mllm.folder={gill_folder}", "mllm.steps=1", f"clip={gill_folder}", "segmenter=none"]
 
     def run(folder: str, *overrides: str, few: Any = FEW) -> Path:
-        GlobalHydra.instance().clear()
         keys = {o.partition("=")[0] for o in overrides}
         flags = ["-m"] if "-m" in keys else []
         place = [] if flags or keys & {"resume", "run_dir"} else [f"run_dir={folder}"]
         given = [one for one in [*model, *few, "logger=none"] if one.partition("=")[0] not in keys]
-        monkeypatch.setattr(
-            "sys.argv", ["edit.py", *flags, *given, *place, *(o for o in overrides if o != "-m")]
-        )
-        main()
+        run_command(main, *flags, *given, *place, *(o for o in overrides if o != "-m"))
         return Path(folder)
 
     return run

@@ -13,13 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.store import Run, RunWriter, StoreError, run_manifest
 from nam.store.joining import find_runs, join_runs
 from nam.store.schema import NEURON_SHARDS
 from nam.store.shards import write_table
+from tests.runs import run_command
 from tests.store.results import LAYERS, MANIFEST, UNITS, result, words
 
 
@@ -47,9 +47,7 @@ def aggregate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
 
     def run(runs: str, *overrides: str) -> Path:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr("sys.argv", ["attribute.py", f"aggregate={runs}", "run_dir=joined", *overrides])
-        main()
+        run_command(main, f"aggregate={runs}", "run_dir=joined", *overrides)
         return Path("joined")
 
     return run

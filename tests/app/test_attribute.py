@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -25,7 +24,7 @@ from nam.errors import ConfigError
 from nam.mllm.gill import GILL
 from nam.modules.attribution import AttributionModule
 from nam.store import Run
-from tests.runs import PROMPTS, assert_same, command_line, write_table
+from tests.runs import PROMPTS, assert_same, command_line, run_command, write_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,10 +51,8 @@ def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     """Run the command in this process; gives the run folder."""
 
     def run(folder: str, *overrides: str) -> Path:
-        GlobalHydra.instance().clear()
         place = [] if any(o.startswith("resume=") for o in overrides) else [f"run_dir={folder}"]
-        monkeypatch.setattr("sys.argv", ["attribute.py", *arguments, *place, *overrides])
-        main()
+        run_command(main, *arguments, *place, *overrides)
         return Path(folder)
 
     return run
@@ -206,7 +203,7 @@ def test_every_bad_input_becomes_an_error_row(
         "nothing": "the concept is empty",
         "p0": "the id 'p0' stands in row 1 already",
         "kind": "modality must be text, image or both, got 'sound'",
-        "seed": "seed must be an integer from 0",
+        "seed": "the seed must be at least 0, got '-3'",
     }
     assert reasons.keys() == expected.keys()
     for name, words in expected.items():

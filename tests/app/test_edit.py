@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.app.attribute import main as attribute
@@ -21,7 +20,7 @@ from nam.evaluate.judge import load_judge
 from nam.mllm.gill import GILL
 from nam.modules.editing import EditingModule
 from tests.app.edits import FEW, edit, seeing
-from tests.runs import command_line
+from tests.runs import command_line, run_command
 
 __all__ = ["edit"]
 
@@ -43,11 +42,8 @@ def attributed(tmp_path: Path, gill_folder: Path, monkeypatch: pytest.MonkeyPatc
     rows = [("a", "draw a red cat", "cat"), ("b", "draw a blue cat", "cat"), ("c", "draw a red dog", "dog")]
     frame = pd.DataFrame(rows, columns=["id", "prompt", "concept"]).assign(modality="image")
     frame.to_csv(table, index=False)
-    GlobalHydra.instance().clear()
-    arguments = [*command_line(gill_folder, table), "reduction=[nam,acu]", "run_dir=attributed"]
-    monkeypatch.setattr("sys.argv", ["attribute.py", *arguments])
     monkeypatch.chdir(tmp_path)
-    attribute()
+    run_command(attribute, *command_line(gill_folder, table), "reduction=[nam,acu]", "run_dir=attributed")
     return tmp_path / "attributed"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from nam.app.attribute import main
@@ -17,6 +16,7 @@ from nam.app.estimate import BATCHES, choose
 from nam.app.forecast import Extent, Sizes, Tried, forecast, held
 from nam.modules.attribution import AttributionModule
 from nam.store import RunWriter
+from tests.runs import run_command
 
 #: The shipped model on short work: two denoising steps, the cheapest relevance.
 SHORT = ["mllm.steps=2", "relevance=last", "trainer=cpu", "logger=none", "data.batch_size=2"]
@@ -30,14 +30,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
+def run() -> Callable[..., float]:
     """Run the command in this process; gives what the clock, processor time as a rule, then says it took."""
 
     def run(*arguments: str, clock: Callable[[], float] = time.process_time) -> float:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr("sys.argv", ["attribute.py", *SHORT, *ASKED, *arguments])
         began = clock()
-        main()
+        run_command(main, *SHORT, *ASKED, *arguments)
         return clock() - began
 
     return run

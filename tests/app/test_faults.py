@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 from nam.app import attribute
@@ -17,7 +16,7 @@ from nam.halving import Limit, halve
 from nam.mllm.gill import GILL
 from nam.modules.attribution import AttributionModule
 from nam.store import Run
-from tests.runs import PROMPTS, assert_same, command_line, write_table
+from tests.runs import PROMPTS, assert_same, command_line, run_command, write_table
 
 Fault = Callable[[GILL], None]
 
@@ -39,13 +38,11 @@ def run(
                 fault(module.mllm)  # type: ignore[arg-type]
             return module
 
-        GlobalHydra.instance().clear()
         place = [] if any(one.startswith("resume=") for one in overrides) else [f"run_dir={folder}"]
         mine = ["data.batch_size=4", "reduction=[nam,gradxact]", *place, *overrides]
         with monkeypatch.context() as patch:
             patch.setattr(attribute, "module_of", faulty)
-            patch.setattr("sys.argv", ["attribute.py", *command_line(gill_folder, table), *mine])
-            attribute.main()
+            run_command(attribute.main, *command_line(gill_folder, table), *mine)
         return Path(folder)
 
     return run
@@ -68,9 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, gill_folder: Path, shared_gi
         patch.setenv("NAM_RUN_STAMP", "now")
         table = write_table(folder / "table.csv", shared_gill)
         mine = ["data.batch_size=4", "reduction=[nam,gradxact]", f"run_dir={folder / 'out'}"]
-        patch.setattr("sys.argv", ["attribute.py", *command_line(gill_folder, table), *mine])
-        GlobalHydra.instance().clear()
-        attribute.main()
+        run_command(attribute.main, *command_line(gill_folder, table), *mine)
     return folder / "out"
 
 

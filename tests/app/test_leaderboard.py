@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.app.attribute import main
@@ -18,7 +17,7 @@ from nam.evaluate.drawn import PictureProbe
 from nam.evaluate.leaderboard.agreeing import Agreement
 from nam.mllm.gill import GILL
 from tests.app.test_tracking import records
-from tests.runs import command_line, write_table
+from tests.runs import command_line, run_command, write_table
 
 METHODS = "reduction=[act,acu,gradxact,nam]"
 SETTINGS = [
@@ -59,11 +58,9 @@ def run(
     table = write_table(tmp_path / "table.csv", shared_gill, prompts)
 
     def run(folder: str, *overrides: str) -> Path:
-        GlobalHydra.instance().clear()
         place = [] if any(o.startswith("resume=") for o in overrides) else [f"run_dir={folder}"]
         arguments = [*command_line(gill_folder, table), *SETTINGS, *place, *overrides]
-        monkeypatch.setattr("sys.argv", ["attribute.py", *arguments])
-        main()
+        run_command(main, *arguments)
         return Path(folder)
 
     return run

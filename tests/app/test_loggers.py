@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app import attribute, train
 from nam.app.loggers import Wandb, end_records, wandb_logger
@@ -25,7 +23,7 @@ from nam.store import Run
 from tests.app.edits import edit
 from tests.app.line_part import ARGS, LinePart, install
 from tests.app.wandb_server import KEY, Handler, Refusing, Server
-from tests.runs import PROMPTS, command_line, write_table
+from tests.runs import PROMPTS, command_line, run_command, write_table
 
 __all__ = ["edit"]
 
@@ -70,13 +68,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[Handler] 
 
 def crash() -> None:
     """Kill W&B's own process, which every record goes through."""
-    children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
-    )
-    mine = [line.split() for line in children.stdout.splitlines() if "wandb-core" in line]
+    mine = [
+        thing
+        for thing in gc.get_objects()
+        if type(thing) is subprocess.Popen and "wandb-core" in str(thing.args)
+    ]
     assert mine
-    for pid, *_ in mine:
-        os.kill(int(pid), signal.SIGKILL)
+    for process in mine:
+        process.kill()
+        process.wait()
 
 
 def records(folder: Path, kind: str) -> list[Path]:
@@ -214,9 +214,7 @@ def test_a_full_disk_takes_the_records_only(begun: bool, room: int, monkeypatch:
 
 def command(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     """Run a command in this process, with W&B alone as its logger."""
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", ["command.py", *arguments, *OVERRIDES])
-    main()
+    run_command(main, *arguments, *OVERRIDES)
 
 
 def crashing(step: Callable[..., Any]) -> Callable[..., Any]:

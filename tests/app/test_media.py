@@ -21,6 +21,7 @@ from nam.store import Run
 from nam.store.schema import ADDED
 from nam.store.sounds import write_wav
 from nam.types import Sound
+from tests.runs import run_command
 
 ROWS: list[dict[str, Any]] = [
     {"id": "heard", "prompt": "a tree", "concept": "tree", "modality": "audio", "start": 0.5},
@@ -55,10 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("NAM_RUN_STAMP", "now")
-        patch.setattr(
-            "sys.argv", ["attribute.py", "mllm=nextgpt/tiny_random", *settings, *data, "run_dir=out"]
-        )
-        main()
+        run_command(main, "mllm=nextgpt/tiny_random", *settings, *data, "run_dir=out")
     return Run(folder / "out")
 
 

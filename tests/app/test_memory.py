@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.mllm.gill import GILL
 from nam.modules import attribution
 from nam.modules.attribution import AttributionModule
 from tests.app.killing import run
-from tests.runs import PROMPTS, command_line, write_table
+from tests.runs import PROMPTS, command_line, run_command, write_table
 
 
 def test_what_was_found_is_let_go_of_when_it_is_written(
@@ -41,10 +40,8 @@ def test_what_was_found_is_let_go_of_when_it_is_written(
 
     monkeypatch.setattr(attribution, "result_of", kept)
     monkeypatch.setattr(AttributionModule, "predict_step", watched)
-    GlobalHydra.instance().clear()
     arguments = [*command_line(gill_folder, table), "data.batch_size=1", "run_dir=out"]
-    monkeypatch.setattr("sys.argv", ["attribute.py", *arguments])
-    main()
+    run_command(main, *arguments)
     assert len(counts) == len(PROMPTS)
     assert counts[0] == 0
     assert max(counts) <= 5  # of the batch before at most: its item, answer, result and two scores

@@ -17,7 +17,7 @@ from nam.app.config import compose, config_dir
 from nam.app.settings import check_attribution
 from nam.evaluate.leaderboard.published import PaperRun
 from nam.mllm.gill import GILL
-from tests.runs import command_line, write_table
+from tests.runs import command_line, run_command, write_table
 
 RUNS = ("paper_distribution", "paper_table2", "paper_invariance", "paper_specificity", "paper_table3")
 
@@ -104,9 +104,7 @@ def test_a_run_ends_with_the_paper_s_figures_beside_ours(
         "run_dir=out",
     ]
     given = [*command_line(gill_folder, table), *settings]
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", ["attribute.py", *given])
-    main()
+    run_command(main, *given)
     folder = tmp_path / "out"
     rows = pd.read_parquet(folder / "leaderboard.parquet")
     layers = rows[rows["measure"].str.startswith("layer@5[") & (rows["method"] == "nam")]

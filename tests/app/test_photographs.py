@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.app.attribute import main
 from nam.store import Run
 from tests.data.tiny_coco import true_mask, write_coco
+from tests.runs import run_command
 from tests.segmenter.tiny_pretrained import write
 
 
@@ -32,9 +32,7 @@ def run(tmp_path: Path, gill_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
     ]
 
     def run(*overrides: str) -> Run:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr("sys.argv", ["attribute.py", *given, "run_dir=out", *overrides])
-        main()
+        run_command(main, *given, "run_dir=out", *overrides)
         return Run("out")
 
     return run

@@ -22,7 +22,7 @@ from nam.errors import ConfigError
 from nam.mllm.gill import GILL
 from nam.modules.attribution import AttributionModule
 from nam.store import Run, RunWriter
-from tests.runs import PROMPTS, command_line, write_table
+from tests.runs import PROMPTS, command_line, run_command, write_table
 from tests.store.results import MANIFEST, result, words
 
 #: Operations of torch.distributed in which every process has to take part.
@@ -62,11 +62,9 @@ def test_no_process_waits_for_another_within_the_loop(
     monkeypatch.setattr(AttributionModule, "predict_step", watched)
     mine = [argument for argument in command_line(gill_folder, table) if not argument.startswith("trainer")]
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1"]
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", ["attribute.py", *mine, *ddp, "data.batch_size=1", "run_dir=out"])
     try:
         with patch.dict(os.environ):  # where Lightning leaves addresses and ranks
-            main()
+            run_command(main, *mine, *ddp, "data.batch_size=1", "run_dir=out")
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

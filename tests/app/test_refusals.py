@@ -18,7 +18,7 @@ from nam.app.edit import main as edit
 from nam.app.train import main as train
 from nam.mllm.gill import GILL
 from nam.store import Run
-from tests.runs import command_line, write_table
+from tests.runs import command_line, exit_of, write_table
 
 Command = Callable[..., tuple[int, str]]
 
@@ -38,15 +38,8 @@ def command(
     table = write_table(tmp_path / "table.csv", shared_gill, prompts=("a cat", "draw a red horse ."))
 
     def run(*overrides: str, plain: bool = False) -> tuple[int, str]:
-        GlobalHydra.instance().clear()
         mine = [] if plain else command_line(gill_folder, table)
-        monkeypatch.setattr("sys.argv", ["attribute.py", *mine, *overrides])
-        capsys.readouterr()
-        try:
-            attribute.main()
-        except SystemExit as stop:
-            return int(str(stop.code)), capsys.readouterr().err
-        return 0, capsys.readouterr().err
+        return exit_of(attribute.main, *mine, *overrides, capsys=capsys)
 
     return run
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app import attribute
 from nam.mllm.gill import GILL
 from nam.modules.attribution import AttributionModule
 from nam.store import Run
 from nam.store.files import lock
-from tests.runs import command_line, write_table
+from tests.runs import command_line, exit_of, write_table
 
 #: Run the command; gives its exit code and the last line that it wrote to standard error.
 Command = Callable[..., tuple[int, str]]
@@ -39,16 +38,10 @@ def command(
     begun = [*command_line(gill_folder, table), "data.batch_size=1", "draw=false"]
 
     def run(place: str, *others: str) -> tuple[int, str]:
-        GlobalHydra.instance().clear()
         own = place.startswith("resume=") and not others  # a run has settings of its own, a sweep none
         mine = [place] if own else [*begun, place, *others]
-        monkeypatch.setattr("sys.argv", ["attribute.py", *mine])
-        capsys.readouterr()
-        try:
-            attribute.main()
-        except SystemExit as stop:
-            return int(str(stop.code)), capsys.readouterr().err.splitlines()[-1]
-        return 0, ""
+        code, said = exit_of(attribute.main, *mine, capsys=capsys)
+        return code, said.splitlines()[-1] if said else ""
 
     return run
 

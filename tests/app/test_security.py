@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from nam.app import attribute, train
@@ -24,7 +23,7 @@ from nam.mllm.gill import GILL
 from nam.mllm.tensors import read_torch_file
 from nam.store import Run
 from tests.app.line_part import ARGS, install
-from tests.runs import command_line, write_table
+from tests.runs import command_line, exit_of, run_command, write_table
 
 #: YAML of a few lines that stands for 2 * 9 ** 10 words.
 LAUGHS = "\n".join(
@@ -62,16 +61,13 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command that is refused; gives its line."""
 
     def run(main: Callable[[], None], *arguments: str) -> str:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr("sys.argv", ["command.py", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
+        code, said = exit_of(main, *arguments, capsys=capsys)
+        assert code == 2
+        return said.splitlines()[-1]
 
     return run
 
@@ -216,9 +212,7 @@ def test_a_hostile_data_set_gives_error_rows_and_a_harmless_page(
         {"id": "concept", "prompt": "a cat", "concept": EVIL, "caption": EVIL},
     ]
     pd.concat([rows.assign(caption=EVIL), pd.DataFrame(bad)]).to_csv(table, index=False)
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", ["attribute.py", *command_line(gill_folder, table), "run_dir=out"])
-    attribute.main()
+    run_command(attribute.main, *command_line(gill_folder, table), "run_dir=out")
     found = Run("out").samples
     assert (found["status"] == "ok").tolist() == [True] * len(rows) + [False] * len(bad)
     reasons = found["error"][len(rows) :].tolist()
@@ -237,9 +231,7 @@ def test_a_training_goes_on_from_no_pickle(
 ) -> None:
     install(monkeypatch)
     mine = [*ARGS, "trainer=cpu", "experiment=line/first"]
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", ["train.py", *mine, "run_dir=run", "trainer.max_steps=2"])
-    train.main()
+    run_command(train.main, *mine, "run_dir=run", "trainer.max_steps=2")
     last = Path("run/checkpoints/last.ckpt")
     torch.save({**torch.load(last, weights_only=True), "extra": Bomb(tmp_path / "proof")}, last)
     line = refused(train.main, *mine, "resume=run", "trainer.max_steps=4")

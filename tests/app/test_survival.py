@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.mllm.gill import GILL
 from nam.store import Run
 from nam.store.files import lock
-from tests.runs import assert_same, command_line, write_table
+from tests.runs import assert_same, command_line, run_command, write_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,10 +66,7 @@ def launch(
 
 def run(*arguments: str) -> Path:
     """Run the command in this process."""
-    GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["attribute.py", *arguments])
-        main()
+    run_command(main, *arguments)
     folder = next(part for part in reversed(arguments) if part.startswith(("run_dir=", "resume=")))
     return Path(folder.partition("=")[2])
 

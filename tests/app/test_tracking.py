@@ -10,14 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.mllm.gill import GILL
 from nam.report.tops import own_words, top_neurons
 from nam.report.tracking import FILES
 from nam.store import Run
-from tests.runs import PROMPTS, write_table
+from tests.runs import PROMPTS, run_command, write_table
 
 
 @pytest.fixture
@@ -34,9 +33,7 @@ def folder(
             f"mllm.folder={gill_folder}", "mllm.steps=1", "segmenter=none", "trainer=cpu", "logger=many",
             "data=folder", f"data.source.table={table}", "draw=true", "max_new_tokens=8", "run_dir=out",
         ]  # fmt: skip
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr("sys.argv", ["attribute.py", *arguments, *overrides])
-        main()
+        run_command(main, *arguments, *overrides)
         return tmp_path / "out"
 
     return run

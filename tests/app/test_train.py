@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from nam.app.train import main
 from tests.app import line_part
 from tests.app.line_part import ARGS, LinePart, install
+from tests.runs import run_command
 
 Tensors = dict[str, torch.Tensor]
 
@@ -30,10 +30,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     """`python train.py` with these overrides, in this process."""
-    GlobalHydra.instance().clear()
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    monkeypatch.setattr("sys.argv", ["train.py", *ARGS, "trainer=cpu", *overrides])
-    main()
+    run_command(main, *ARGS, "trainer=cpu", *overrides)
 
 
 def test_a_figure_that_is_no_number_is_null(monkeypatch: pytest.MonkeyPatch) -> None:

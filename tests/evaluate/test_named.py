@@ -15,6 +15,7 @@ from nam.app.config import compose
 from nam.errors import ConfigError, InputError
 from nam.evaluate.named import NamedNeurons, shares, verdict
 from nam.mllm.tiny_gill import write_opt
+from tests.runs import run_command
 
 NEURONS: list[dict[str, Any]] = [
     {"concept": "horse", "modality": "both", "neuron": "L1.U5", "words": ["horse", "dog"]},
@@ -48,11 +49,9 @@ def test_the_experiment_says_how_the_layers_count(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     listed = json.dumps(NEURONS).replace('"', "")
     settings = [f"mllm.id={opt}", "evaluate.words=3", f"evaluate.neurons={listed}", "run_dir=out"]
-    monkeypatch.setattr("sys.argv", ["attribute.py", "experiment=paper_table1", *settings])
-    main()
+    run_command(main, "experiment=paper_table1", *settings)
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["share_found"] == {"0": 0.0, "1": 1.0}
     line = "the paper's layers count from 1: 100% of its words are found, 0% if they counted from 0"

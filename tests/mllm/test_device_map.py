@@ -49,7 +49,7 @@ from tests.mllm.asked import MODELS, ask, bits_of, contexts, hooks_of, made
 from tests.mllm.asked import answers as asked
 from tests.reduction.cases import targets_of
 from tests.reduction.test_contract import METHODS
-from tests.runs import assert_same
+from tests.runs import assert_same, run_command
 
 CPU = torch.device("cpu")
 CARDS = [torch.device("cuda", card) for card in range(3)]
@@ -365,7 +365,6 @@ def test_the_whole_job_runs_with_layers_that_rest(tmp_path: Path, monkeypatch: p
     few = ["data.source.concepts=[cat]", "data.source.draw=2", "max_new_tokens=2", "draw=true", *none]
     settings = ["mllm=gill/tiny_random", "mllm.steps=1", "segmenter=none", "trainer=cpu", "logger=none", *few]
     for name, device in (("whole", "cpu"), ("spread", r"{cpu\:0:1,cpu:1}")):
-        GlobalHydra.instance().clear()
         monkeypatch.setenv("NAM_RUN_STAMP", name)
         arguments = [
             *settings,
@@ -373,8 +372,7 @@ def test_the_whole_job_runs_with_layers_that_rest(tmp_path: Path, monkeypatch: p
             f"mllm.device={device}",
             f"run_dir={tmp_path / name}",
         ]
-        monkeypatch.setattr("sys.argv", ["attribute.py", *arguments])
-        main()
+        run_command(main, *arguments)
     assert not Run(tmp_path / "whole").neurons.empty
     assert_same(tmp_path / "whole", tmp_path / "spread")
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from nam.mllm.parts import LazyParts, read_tokenizer
 from nam.mllm.pictures import to_pixels
 from nam.mllm.tiny_nextgpt import CONFIG, write_tiny_nextgpt
 from nam.store import Run
+from tests.runs import run_command
 
 State = dict[str, Tensor]
 
@@ -185,13 +185,11 @@ def test_a_picture_is_that_of_diffusers_own_pipeline(parts: dict[str, Any], mode
 def test_the_main_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     none = [f"data.source.{name}=0" for name in ("draw_two", "draw_riddle", "riddle", "same")]
     few = ["data.source.concepts=[tree]", "data.source.draw=2", "data.source.caption=2", *none]
     settings = ["mllm.steps=1", "draw=true", "max_new_tokens=4", "segmenter=none", "trainer=cpu"]
     arguments = ["mllm=nextgpt/tiny_random", *settings, "logger=none", *few, "run_dir=out"]
-    monkeypatch.setattr("sys.argv", ["attribute.py", *arguments])
-    main()
+    run_command(main, *arguments)
     run = Run(tmp_path / "out")
     assert run.finished
     assert run.samples["picture"].notna().sum() >= 2

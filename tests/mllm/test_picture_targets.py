@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import nam
@@ -30,6 +29,7 @@ from nam.store import Run
 from nam.types import Concept, Sample
 from tests.mllm.asked import assert_close
 from tests.mllm.drawing import FAMILIES, REGION, drawn, tiny
+from tests.runs import run_command
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -212,11 +212,9 @@ def test_words_and_picture_of_an_item_fail_by_themselves(monkeypatch: pytest.Mon
 def test_the_main_job_runs(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     only = ["data.source.concepts=[cat,horse]", "reduction=[nam,gradxact]", "trainer=cpu", "logger=none"]
-    job = ["attribute.py", f"mllm={family}/tiny_random", "segmenter=none", "run_dir=out"]
-    monkeypatch.setattr("sys.argv", [*job, *only])
-    main()
+    job = [f"mllm={family}/tiny_random", "segmenter=none", "run_dir=out"]
+    run_command(main, *job, *only)
     run = Run(tmp_path / "out")
     assert run.finished
     assert len(run.samples) == 12

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from nam.mllm.prompts import PromptCodec
 from nam.mllm.tiny_gill import write_opt_tokenizer, write_tiny_published
 from nam.store import Run
 from nam.types import Sample, Span
+from tests.runs import run_command
 
 IDS = list(range(50266, 50274))
 
@@ -398,7 +398,6 @@ def test_parts_come_from_the_hub_s_cache(
 def test_the_main_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     none = [f"data.source.{name}=0" for name in ("draw_two", "draw_riddle", "riddle", "same")]
     few = ["data.source.concepts=[cat]", "data.source.draw=2", "data.source.caption=1", *none]
     settings = [
@@ -410,8 +409,7 @@ def test_the_main_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "logger=none",
     ]
     arguments = ["mllm=gill/tiny_random", *settings, *few, "run_dir=out"]
-    monkeypatch.setattr("sys.argv", ["attribute.py", *arguments])
-    main()
+    run_command(main, *arguments)
     run = Run(tmp_path / "out")
     assert run.finished
     drawn = run.samples["picture"].notna()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from torch import nn
 
@@ -29,6 +28,7 @@ from nam.mllm.vlm_folder import read_vlm
 from nam.mllm.words import neuron_words
 from nam.store import Run
 from nam.types import PICTURE_ID, Neuron
+from tests.runs import run_command
 
 DENSE = sorted(name for name, family in FAMILIES.items() if family.dense)
 SEEING = [name for name in DENSE if FAMILIES[name].picture]
@@ -229,10 +229,8 @@ def test_every_site_of_a_7b_model_is_found_without_its_weights() -> None:
 def test_the_main_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     only = ["data.source.concepts=[cat,horse]", "reduction=[nam,gradxact]", "trainer=cpu", "logger=none"]
-    monkeypatch.setattr("sys.argv", ["attribute.py", "mllm=vlm/tiny_random", "run_dir=out", *only])
-    main()
+    run_command(main, "mllm=vlm/tiny_random", "run_dir=out", *only)
     run = Run(tmp_path / "out")
     assert run.finished
     assert len(run.samples) == 12
