@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
+CARDS = [torch.device("cuda", card) for card in range(3)]
 
 #: What may be called with tensors of several devices.
 ACROSS = (
@@ -117,3 +119,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for one in value:
             yield from _tensors(one)
+
+
+@pytest.fixture
+def devices() -> Iterator[PretendDevices]:
+    with PretendDevices() as mode:
+        yield mode

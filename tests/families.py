@@ -63,9 +63,9 @@ def _with_llama(opt: GILL) -> GILL:
     return model.eval().requires_grad_(False)
 
 
-def picture(seed: int) -> np.ndarray:
-    """A picture of noise."""
-    return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+def picture(seed: int, size: tuple[int, int] = (64, 64)) -> np.ndarray:
+    """A picture of noise; size: (height, width)."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def answers(mllm: GILL, *, words: int = 6, record: object = None) -> list[Generation]:

@@ -42,10 +42,12 @@ def write_table(path: Path, gill: GILL, prompts: Sequence[str] = PROMPTS) -> Pat
 
 def run_command(main: Callable[[], Any], *arguments: str) -> None:
     """Run a command in this process, as if it had been called with these arguments."""
-    GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["command.py", *arguments])
-        main()
+        try:
+            main()
+        finally:
+            GlobalHydra.instance().clear()  # Hydra leaves its configuration behind
 
 
 def exit_of(main: Callable[[], Any], *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nam.app.config import compose
@@ -45,7 +44,6 @@ def one_job(overrides: list[str]) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_every_command_of_the_documents_is_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     for name, overrides in commands(page):
         cfg = compose(name, one_job(overrides))
         assert {"run_dir", "resume"} <= set(cfg)

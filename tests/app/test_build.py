@@ -1,4 +1,4 @@
-"""Values against signatures, without Hydra."""
+"""Values, and the project's own options, against signatures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from nam.app.build import build, build_all, check_call, conforms
+from nam.app.config import compose, group_options
+from nam.app.settings import check_attribution
 from nam.errors import ConfigError
 
 
@@ -67,3 +69,19 @@ def test_build_all_leaves_out_what_is_null() -> None:
     nodes = OmegaConf.create({"a": None, "b": {"_target_": "lightning.pytorch.callbacks.Timer"}})
     assert [type(built).__name__ for built in build_all(nodes)] == ["Timer"]
     assert build_all(None) == []
+
+
+@pytest.mark.parametrize("group", ["data", "segmenter", "relevance", "reduction", "logger", "debug"])
+def test_every_option_fits_the_real_signatures(group: str) -> None:
+    for option in group_options(group):
+        cfg = compose("attribute", [f"{group}={option}"])
+        for key in OmegaConf.missing_keys(cfg):  # what only a user can know
+            OmegaConf.update(cfg, key, ["horse"] if key.endswith("concepts") else "x.csv")
+        check_attribution(cfg)
+
+
+@pytest.mark.parametrize("experiment", [name for name in group_options("experiment") if "/" not in name])
+def test_every_experiment_fits_the_real_signatures(experiment: str) -> None:
+    cfg = compose("attribute", [f"experiment={experiment}"])
+    check_attribution(cfg)
+    assert len(cfg.reduction) > 1 or experiment.startswith("paper")  # those ask one thing

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from nam.app.config import claim_run_folder, compose, config_dir, group_options
@@ -15,6 +14,7 @@ from nam.app.train import check_training
 from nam.app.train import main as train
 from nam.errors import ConfigError, nearest
 from tests.app.line_part import ARGS, install
+from tests.runs import run_command
 
 EXPERIMENTS = [name for name in group_options("experiment") if "/" in name]  # the others are for attribute.py
 ONE = "experiment=line/first"
@@ -24,15 +24,13 @@ ONE = "experiment=line/first"
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     install(monkeypatch)
 
 
-def refused(overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+def refused(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The line with which `train.py` refuses these arguments."""
-    monkeypatch.setattr("sys.argv", ["train.py", *ARGS, *overrides])
     with pytest.raises(SystemExit) as stop:
-        train()
+        run_command(train, *ARGS, *overrides)
     out, err = capsys.readouterr()
     assert stop.value.code == 2
     assert not out
@@ -72,16 +70,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("overrides", "line"), WRONG, ids=[" ".join(o) or "nothing" for o, _ in WRONG])
 def test_a_wrong_command_line_gets_one_line(
-    overrides: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    overrides: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert line in refused(overrides, monkeypatch, capsys)
+    assert line in refused(overrides, capsys)
 
 
-def test_a_refused_command_leaves_no_folder(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    refused([ONE, "seed=x"], monkeypatch, capsys)
-    refused([ONE, "run_dir=mine", "seed=x"], monkeypatch, capsys)
+def test_a_refused_command_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    refused([ONE, "seed=x"], capsys)
+    refused([ONE, "run_dir=mine", "seed=x"], capsys)
     assert not Path("runs/train/now").exists()
     assert not Path("mine").exists()
 
@@ -91,8 +87,8 @@ def test_a_wrong_configuration_builds_nothing(
 ) -> None:
     monkeypatch.setattr("nam.app.train.build_data", lambda *_: pytest.fail("data was built"))
     monkeypatch.setattr("nam.app.train.build", lambda *_, **__: pytest.fail("an object was built"))
-    refused([ONE, "trainer.max_steps=many"], monkeypatch, capsys)
-    refused(["experiment=line/all", "trainer.max_steps=many"], monkeypatch, capsys)
+    refused([ONE, "trainer.max_steps=many"], capsys)
+    refused(["experiment=line/all", "trainer.max_steps=many"], capsys)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.data.folder import Folder
@@ -43,7 +42,6 @@ ROWS: list[dict[str, Any]] = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("media")
     (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    GlobalHydra.instance().clear()
     settings = [
         "mllm.steps=1",
         "draw=true",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.app.build import build
@@ -24,7 +23,6 @@ RUNS = ("paper_distribution", "paper_table2", "paper_invariance", "paper_specifi
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_experiment_is_checked_and_says_its_command_and_hardware(name: str) -> None:
-    GlobalHydra.instance().clear()
     cfg = compose("attribute", [f"experiment={name}", "run_dir=somewhere"])
     check_attribution(cfg)
     settings = build(cfg.evaluate)
@@ -49,7 +47,6 @@ def test_the_command_for_the_real_model_fits(name: str) -> None:
     words = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines[start:]))
     python, script, *overrides = shlex.split(words)
     assert (python, script, overrides[0]) == ("python", "attribute.py", f"experiment={name}")
-    GlobalHydra.instance().clear()
     cfg = compose("attribute", [*overrides, "run_dir=somewhere"])
     check_attribution(cfg)
     assert (cfg.mllm.device, cfg.segmenter.device) == ("cuda", "cuda")
@@ -58,7 +55,6 @@ def test_the_command_for_the_real_model_fits(name: str) -> None:
 
 def test_the_paper_s_figures_are_those_of_its_tables() -> None:
     """By sums, worked out from the paper's pages: of table 2 the NAM and AcT lines, of table 3 every line."""
-    GlobalHydra.instance().clear()
     text, image = build(compose("attribute", ["experiment=paper_table2"]).evaluate).tables
     assert sum(text.values["nam"]) == pytest.approx(2.644)
     assert sum(image.values["nam"]) == pytest.approx(2.556)

@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import pytest
 import torch.distributed as dist
-from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed import default_pg_timeout, distributed_c10d
 
@@ -76,7 +75,6 @@ def test_no_process_waits_for_another_within_the_loop(
 
 def test_processes_wait_for_each_other_longer_than_torch_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAM_RUN_STAMP", "now")
-    GlobalHydra.instance().clear()
     strategy = build(compose("attribute", ["trainer=ddp"]).trainer.strategy)
     assert isinstance(strategy, DDPStrategy)
     assert strategy._timeout == timedelta(hours=24) > default_pg_timeout

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 
 from nam.app import attribute
@@ -142,24 +141,18 @@ def test_a_wrong_command_line_gets_one_line(overrides: list[str], line: str, com
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(("main", "name"), [(train, "train"), (edit, "edit")])
+@pytest.mark.parametrize("main", [train, edit])
 def test_an_experiment_is_for_one_command(
     main: Callable[[], Any],
-    name: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", [f"{name}.py", "experiment=leaderboard"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
     expected = (
         "error: experiment=leaderboard is for another command: python attribute.py experiment=leaderboard\n"
     )
-    assert capsys.readouterr().err == expected
+    assert exit_of(main, "experiment=leaderboard", capsys=capsys) == (2, expected)
 
 
 def test_a_mistyped_column_is_refused(command: Command, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from nam.app.attribute import main
 from nam.app.config import compose
@@ -65,7 +64,6 @@ def test_the_experiment_says_how_the_layers_count(
 
 
 def test_the_paper_s_neurons_are_listed() -> None:
-    GlobalHydra.instance().clear()
     cfg = compose("attribute", ["experiment=paper_table1"])
     named = NamedNeurons(neurons=cfg.evaluate.neurons, words=cfg.evaluate.words)
     assert cfg.mllm.id == "facebook/opt-6.7b"

@@ -15,7 +15,7 @@ from nam.mllm.base import MLLM
 from nam.reduction.base import Context, contexts_of
 from nam.targets import text_target
 from nam.types import Concept, Generation
-from tests.families import contract_models
+from tests.families import contract_models, picture
 from tests.reduction.cases import a_word
 
 MODELS = contract_models()
@@ -27,10 +27,6 @@ SIZES = (None, (64, 40), None, (30, 90))
 def made(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> MLLM:
     """A model of the zoo, made once: no test may leave it changed."""
     return MODELS[name](folder, dtype)
-
-
-def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def images(mllm: MLLM) -> list[np.ndarray | None]:

@@ -14,6 +14,7 @@ from PIL import Image
 import nam
 from nam.mllm.gill import GILL
 from nam.types import PICTURE_ID, Generation, Sample, Span
+from tests.families import picture
 
 PROMPTS = (
     "draw a red horse on the grass",
@@ -22,10 +23,6 @@ PROMPTS = (
     "draw a blue fish and a yellow bird by the sea",
     "a dog",
 )
-
-
-def picture(seed: int, size: tuple[int, int] = (64, 64)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def grey_levels_apart(a: Generation, b: Generation) -> int:

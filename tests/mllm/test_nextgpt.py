@@ -10,55 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from nam.app.attribute import main
-from nam.mllm.diffusion import Diffusion
 from nam.mllm.imagebind import read_encoder
 from nam.mllm.nextgpt import NextGPT
 from nam.mllm.nextgpt_config import NextGPTCodec
-from nam.mllm.nextgpt_published import read_checkpoint, read_published_nextgpt
-from nam.mllm.parts import LazyParts, read_tokenizer
+from nam.mllm.parts import read_tokenizer
 from nam.mllm.pictures import to_pixels
-from nam.mllm.tiny_nextgpt import CONFIG, write_tiny_nextgpt
+from nam.mllm.tiny_nextgpt import CONFIG
 from nam.store import Run
+from tests.families import picture
+from tests.mllm.nextgpt_parts import State, fresh, model, parts, state
 from tests.runs import run_command
 
-State = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_tiny_nextgpt(tmp_path_factory.mktemp("nextgpt"))
-
-
-@pytest.fixture(scope="module")
-def state(parts: dict[str, Any]) -> State:
-    return read_checkpoint(parts["checkpoint"] / "pytorch_model.pt")
-
-
-@pytest.fixture(scope="module")
-def model(parts: dict[str, Any]) -> NextGPT:
-    """No test may leave it changed."""
-    return read_published_nextgpt(**parts, dtype="float32", steps=2, config=CONFIG)
-
-
-def fresh(parts: dict[str, Any]) -> NextGPT:
-    """The model around its language model, before anything is loaded into it."""
-    from transformers import AutoModelForCausalLM
-
-    return NextGPT(
-        name="fresh",
-        config=CONFIG,
-        language_model=AutoModelForCausalLM.from_pretrained(parts["language_model"]),
-        codec=NextGPTCodec(read_tokenizer(parts["language_model"]), CONFIG),
-        vision=LazyParts({}),
-        diffusion=Diffusion.from_folder(CONFIG, parts["generator"]),
-    )
-
-
-def picture(seed: int, size: tuple[int, int] = (40, 64)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+__all__ = ["model", "parts", "state"]
 
 
 def test_a_tokenizer_that_knows_the_signals_gives_the_same_ids(
@@ -95,7 +61,7 @@ def test_prompts_are_laid_out_as_published(model: NextGPT) -> None:
 
 
 def test_a_picture_is_read_as_one_token(parts: dict[str, Any], model: NextGPT) -> None:
-    shown = picture(1)
+    shown = picture(1, (40, 64))
     out = model.generate("what is this?", image=shown, draw=False, max_new_tokens=3)
     encoder = read_encoder(parts["vision"], CONFIG.vision_dim, torch.float32).eval()
     embed = model.language_model.get_input_embeddings()

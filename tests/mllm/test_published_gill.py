@@ -1,4 +1,4 @@
-"""GILL as published: every tensor of its checkpoint, the ids of its tokens, its prompts, its pictures."""
+"""GILL as published: every tensor of its checkpoint, the ids of its tokens, its parts, its pictures."""
 
 from __future__ import annotations
 
@@ -11,90 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import nam
 from nam.app.attribute import main
-from nam.errors import ConfigError, InputError, ModelError
+from nam.errors import ConfigError, ModelError
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.ffn import find_sites
 from nam.mllm.gill import GILL
 from nam.mllm.gill_published import published_config, read_checkpoint, read_published_gill
 from nam.mllm.parts import LazyParts, read_tokenizer
-from nam.mllm.pictures import to_pixels
 from nam.mllm.prompts import PromptCodec
-from nam.mllm.tiny_gill import write_opt_tokenizer, write_tiny_published
+from nam.mllm.tiny_gill import write_opt_tokenizer
 from nam.store import Run
-from nam.types import Sample, Span
+from tests.families import picture
+from tests.mllm.gill_parts import IDS, PUBLISHED_ARGS, folder, model, published_shapes
 from tests.runs import run_command
 
-IDS = list(range(50266, 50274))
-
-#: `model_args.json` as published.
-PUBLISHED_ARGS: dict[str, Any] = {
-    "opt_version": "facebook/opt-6.7b",
-    "freeze_lm": True,
-    "visual_encoder": "openai/clip-vit-large-patch14",
-    "freeze_vm": True,
-    "n_visual_tokens": 4,
-    "ret_emb_dim": 256,
-    "gen_emb_dim": 768,
-    "text_emb_layers": [-1],
-    "text_fc_mode": "gill_mapper",
-    "ret_text_fc_mode": "linear",
-    "num_tokens": 8,
-    "num_clip_tokens": 77,
-    "share_ret_gen": True,
-    "retrieval_token_idx": IDS,
-    "gen_token_idx": IDS,
-}
-
-
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    """The 137 tensors of the published checkpoint, written down layer by layer."""
-    shapes: dict[str, tuple[int, ...]] = {"logit_scale": (), "input_embeddings.weight": (8, 4096)}
-
-    def pair(name: str, *shape: int) -> None:
-        shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.bias"] = shape[:1]
-
-    pair("visual_embeddings", 16384, 1024)
-    pair("visual_fc", 256, 1024)
-    pair("ret_text_hidden_fcs.0.model", 256, 4096)
-    mapper = "gen_text_hidden_fcs.0"
-    pair(f"{mapper}.fc", 512, 4096)
-    pair(f"{mapper}.model", 768, 512)
-    shapes[f"{mapper}.query_embs"] = (1, 77, 512)
-    for half, attentions in (("encoder", ("self_attn",)), ("decoder", ("self_attn", "multihead_attn"))):
-        pair(f"{mapper}.tfm.{half}.norm", 512)
-        for layer in range(4):
-            at = f"{mapper}.tfm.{half}.layers.{layer}"
-            for attention in attentions:
-                shapes[f"{at}.{attention}.in_proj_weight"] = (1536, 512)
-                shapes[f"{at}.{attention}.in_proj_bias"] = (1536,)
-                pair(f"{at}.{attention}.out_proj", 512, 512)
-            pair(f"{at}.linear1", 2048, 512)
-            pair(f"{at}.linear2", 512, 2048)
-            for norm in range(1, len(attentions) + 2):
-                pair(f"{at}.norm{norm}", 512)
-    return shapes
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_published(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> GILL:
-    """No test may leave it changed."""
-    return read_published_gill(checkpoint=folder, generator=folder / "sd", dtype="float32", steps=2)
-
-
-def picture(seed: int, size: tuple[int, int] = (40, 64)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+__all__ = ["folder", "model"]
 
 
 def test_full_size_has_the_published_tensors_and_sites(tmp_path: Path) -> None:
@@ -228,95 +163,6 @@ def test_devices_are_checked(folder: Path) -> None:
         read_published_gill(checkpoint=folder, device="gpu")
     with pytest.raises(ConfigError, match=r"mllm.generator_device='gpu' cannot be used"):
         read_published_gill(checkpoint=folder, generator_device="gpu")
-
-
-def test_prompts_are_laid_out_as_published(model: GILL) -> None:
-    def ids(words: str) -> list[int]:
-        found: list[int] = model.tokenizer(words, add_special_tokens=False)["input_ids"]
-        return found
-
-    encode, seen = model.codec.encode, [-1] * 4
-    caption = encode("", pictures=1)
-    assert list(caption.ids) == [*seen, 2, *ids("A picture of")]
-    assert (caption.prompt, caption.n_system, caption.n_picture) == ("A picture of", 0, 4)
-    assert list(encode("draw a  horse").ids) == [2, *ids("draw a horse")]
-    asked = encode("a dog <|image|> and a cat <|image|>\nwhat is this?\nA: ", pictures=2)
-    expected = [2, *ids("a dog"), *seen, *ids("and a cat"), *seen, *ids("\nwhat is this?\nA:")]
-    assert list(asked.ids) == expected
-    assert asked.n_system == 1 + len(ids("a dog"))
-    assert asked.n_picture == 8 + len(ids("and a cat"))
-    first = encode("<|image|>what is this?", pictures=1)
-    assert list(first.ids) == [*seen, 2, *ids("what is this?")]
-    assert first.prompt == "what is this?"
-    for prompt, pictures in (("a <|image|> b", 2), ("<|image|>", 0)):
-        with pytest.raises(InputError, match=r"marks 1 pictures by .*image.*, "):
-            encode(prompt, pictures=pictures)
-    with pytest.raises(InputError, match="reserved tokens: </s>"):
-        encode("a </s> dog")
-
-
-def test_a_dialogue_with_pictures_is_read_in_its_order(model: GILL) -> None:
-    shown = (picture(1), picture(2))
-    words = ("a dog", "and a cat", "what is this?")
-    (out,) = model.generate(["<|image|>".join(words)], image=[shown], draw=False, max_new_tokens=3)
-    embed = model.language_model.get_input_embeddings()
-
-    def read(text: str) -> Tensor:
-        return embed(model.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"])[0]
-
-    def see(one: np.ndarray) -> Tensor:
-        kept = to_pixels(
-            Image.fromarray(one),
-            size=32,
-            mean=model.config.image_mean,
-            std=model.config.image_std,
-            fit="crop",
-        )
-        return model.visual_tokens(kept[None])[0]
-
-    with torch.no_grad():
-        begin = embed(torch.tensor([2]))
-        parts = [begin, read(words[0]), see(shown[0]), read(words[1]), see(shown[1]), read(words[2])]
-        logits = model.language_model(inputs_embeds=torch.cat(parts)[None]).logits[0, -1]
-        logits[[1, *model.codec.img_ids[1:]]] = -torch.inf
-        replayed = model.replay([out]).hidden[0, out.spans.answer.start - 1] @ model.unembedding.T
-    torch.testing.assert_close(replayed[2:-8], logits[2:-8], atol=1e-4, rtol=1e-4)
-    assert out.answer_ids[0] == int(logits.argmax())
-    assert out.input_pixels is not None
-    assert out.input_pixels.shape == (2, 3, 32, 32)
-    (swapped,) = model.generate(["<|image|>".join(words)], image=[shown[::-1]], draw=False, max_new_tokens=3)
-    assert not torch.equal(swapped.input_pixels[0], out.input_pixels[0])
-    beside = model.generate(
-        ["<|image|>".join(words), "a dog", ""], image=[shown, None, shown[0]], draw=False, max_new_tokens=3
-    )
-    assert beside[0].token_ids == out.token_ids
-    assert beside[2].spans.system == Span(0, 0)
-    both = Sample(id="0", prompt="a dog", image=shown[0], pictures=shown)
-    with pytest.raises(InputError, match="expected image or pictures, got both"):
-        model.generate_batch([both])
-
-
-def test_the_end_of_a_line_ends_an_answer(model: GILL, monkeypatch: pytest.MonkeyPatch) -> None:
-    newline = model.tokenizer.get_vocab()["\u010a"]
-    assert model.codec.end_ids == (2, newline)
-    whole = model.generate("what is this?", draw=False, max_new_tokens=4)
-    assert whole.answer_ids[1] != whole.answer_ids[0]
-    monkeypatch.setattr(model.codec, "end_ids", (2, whole.answer_ids[1]))
-    ended = model.generate("what is this?", draw=False, max_new_tokens=4)
-    assert (ended.finish, ended.answer_ids) == ("stop", whole.answer_ids[:1])
-
-
-@pytest.mark.parametrize("size", [(40, 64), (64, 40), (33, 33), (500, 30)])
-def test_pictures_are_cut_as_clip_cuts_them(size: tuple[int, int]) -> None:
-    from transformers import CLIPImageProcessorPil
-
-    config = published_config(PUBLISHED_ARGS)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
-    expected = processor(Image.fromarray(picture(0, size)), return_tensors="pt")["pixel_values"][0]
-    ours = to_pixels(
-        Image.fromarray(picture(0, size)), size=24, mean=config.image_mean, std=config.image_std, fit="crop"
-    )
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_picture_is_drawn_by_the_published_sampler(model: GILL) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,11 @@ from nam.mllm.nextgpt_config import NextGPTCodec, NextGPTConfig
 from nam.mllm.nextgpt_published import read_checkpoint, read_published_nextgpt
 from nam.mllm.nextgpt_state import published_shapes
 from nam.mllm.parts import LazyParts, read_tokenizer
-from nam.mllm.tiny_nextgpt import CONFIG, write_llama_tokenizer, write_tiny_nextgpt
+from nam.mllm.tiny_nextgpt import CONFIG, write_llama_tokenizer
+from tests.families import picture
+from tests.mllm.nextgpt_parts import State, fresh, model, parts, state
 
-State = dict[str, Tensor]
+__all__ = ["model", "parts", "state"]
 
 
 def shapes_of(
@@ -65,40 +66,6 @@ def shapes_of(
                 for norm in range(1, len(attentions) + 2):
                     pair(f"{block}.norm{norm}", width)
     return shapes
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return write_tiny_nextgpt(tmp_path_factory.mktemp("nextgpt"))
-
-
-@pytest.fixture(scope="module")
-def state(parts: dict[str, Any]) -> State:
-    return read_checkpoint(parts["checkpoint"] / "pytorch_model.pt")
-
-
-@pytest.fixture(scope="module")
-def model(parts: dict[str, Any]) -> NextGPT:
-    """No test may leave it changed."""
-    return read_published_nextgpt(**parts, dtype="float32", steps=2, config=CONFIG)
-
-
-def fresh(parts: dict[str, Any]) -> NextGPT:
-    """The model around its language model, before anything is loaded into it."""
-    from transformers import AutoModelForCausalLM
-
-    return NextGPT(
-        name="fresh",
-        config=CONFIG,
-        language_model=AutoModelForCausalLM.from_pretrained(parts["language_model"]),
-        codec=NextGPTCodec(read_tokenizer(parts["language_model"]), CONFIG),
-        vision=LazyParts({}),
-        diffusion=Diffusion.from_folder(CONFIG, parts["generator"]),
-    )
-
-
-def picture(seed: int, size: tuple[int, int] = (40, 64)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def test_full_size_has_the_published_tensors_and_sites(tmp_path: Path) -> None:

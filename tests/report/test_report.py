@@ -10,7 +10,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,12 +20,11 @@ from rich.console import Console
 
 from nam.app.closing import print_closing
 from nam.report import build_report
-from nam.report.figures import layer_counts, layer_figure, top_sizes
+from nam.report.figures import layer_counts
 from nam.report.leads import leads_of
-from nam.report.overlays import enlarge, marked_text, overlay
 from nam.report.tops import NOT_KEPT, own_words, top_neurons
-from nam.report.views import ConceptView, NeuronView, bars, concept_view
-from nam.store import MeanScores, Run, RunWriter, SampleResult, StoreError
+from nam.report.views import ConceptView, NeuronView, concept_view
+from nam.store import Run, RunWriter, SampleResult, StoreError
 from nam.types import Concept, Neuron
 from tests.store.results import MANIFEST, result, words
 
@@ -316,19 +314,6 @@ def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "report.html").exists()
 
 
-def test_layers_of_the_top_neurons() -> None:
-    text = np.array([[9.0, 8, 1], [0, 7, 2]])
-    image = np.array([[9.0, 1, 2], [8, 7, 0]])
-    said, drawn = (
-        MeanScores(np.float32(values), np.zeros((2, 3), np.float32), 1) for values in (text, image)
-    )
-    found = layer_counts(said, drawn, top=3)
-    counts = {kind: values.tolist() for kind, values in found.items()}
-    assert counts == {"T": [2, 1], "I": [1, 2], "T and I": [1, 1], "T or I": [2, 2]}
-    assert layer_figure({3: found}).startswith("data:image/svg+xml;base64,")
-    assert top_sizes(6) == (1,)
-
-
 def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path: Path) -> None:
     made = result(0)
     activations = torch.zeros(3, 40)
@@ -348,36 +333,3 @@ def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path:
     assert [(int(layer), int(unit)) for layer, unit in shown[::2]] == expected
     counts = layer_counts(run.scores("horse", "text", "nam"), run.scores("horse", "image", "nam"), top=2)
     assert counts["T and I"].tolist() == [0, 1, 1]
-
-
-def test_an_overlay_changes_the_region_and_its_outline_alone() -> None:
-    picture = Image.fromarray(np.full((64, 64, 3), 120, np.uint8))
-    mask = np.zeros((64, 64), bool)
-    mask[16:48, 16:48] = True
-    marked = np.asarray(overlay(picture, mask, side=256)).astype(int)
-    changed = np.abs(marked - 120).max(axis=2) > 2
-    assert marked.shape == (256, 256, 3)
-    assert changed[64:192, 64:192].all()
-    assert not changed[:58].any()
-    assert not changed[:, 198:].any()
-    assert np.array_equal(overlay(picture, np.zeros((64, 64), bool)), enlarge(picture))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3)])
-def test_pictures_of_any_size_fit(size: tuple[int, int]) -> None:
-    assert max(enlarge(Image.new("RGB", size), side=64).size) == 64
-    assert max(overlay(Image.new("RGB", size), np.ones((5, 9), bool), side=64).size) == 64
-
-
-def test_marked_words() -> None:
-    assert marked_text("A Horse & horses.", ("horse", "horses")) == (
-        "A <mark>Horse</mark> &amp; <mark>horses</mark>."
-    )
-    assert marked_text("seahorse", ("horse", " ")) == "seahorse"
-    assert marked_text("<b>", ()) == "&lt;b&gt;"
-
-
-def test_bars_are_proportions() -> None:
-    np.testing.assert_allclose(bars([-1.0, -2.0, -3.0]), np.exp([0.0, -1, -2]))
-    assert bars([2.0, 1.0, -1.0]) == [1.0, 0.5, 0.0]
-    assert bars([]) == []
