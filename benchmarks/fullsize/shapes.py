@@ -18,7 +18,7 @@ from nam.mllm.gill_folder import with_drawing
 from nam.mllm.gill_published import published_config
 from nam.mllm.parts import LazyParts, freeze, read_tokenizer
 from nam.mllm.prompts import PromptCodec
-from nam.mllm.tiny_gill import ARGS, write_opt_tokenizer
+from nam.mllm.tiny_gill import ARGS, OPT_SIZES, VISION_SIZES, write_opt_tokenizer
 from nam.world.tokenizer import TEXT_END, TEXT_START, build_tokenizer
 from nam.world.vocabulary import vocabulary
 
@@ -104,24 +104,8 @@ GILL_SHAPE = FullShape(
 TINY_SHAPE = FullShape(
     name="tiny",
     args=ARGS,
-    opt={
-        "vocab_size": 2000,
-        "hidden_size": 32,
-        "word_embed_proj_dim": 32,
-        "ffn_dim": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 96,
-        "init_std": 0.3,
-    },
-    vision={
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 32,
-        "patch_size": 8,
-    },
+    opt={**OPT_SIZES, "vocab_size": 2000},
+    vision=VISION_SIZES,
     text={
         "vocab_size": 2000,
         "hidden_size": 16,

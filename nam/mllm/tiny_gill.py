@@ -46,6 +46,25 @@ ARGS: dict[str, Any] = {
     "image_size": 32,
 }
 
+#: The sizes of its OPT, but for the vocabulary, and of its CLIP vision tower, by the names of transformers.
+OPT_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 96,
+    "init_std": 0.3,
+}
+VISION_SIZES: dict[str, Any] = {
+    "hidden_size": ARGS["vision_dim"],
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": ARGS["image_size"],
+    "patch_size": 8,
+}
+
 
 def read_tiny_gill(*, seed: int = 0, dtype: str = "float32", device: Device = "cpu", steps: int = 4) -> GILL:
     """A tiny random GILL, read from published files in a folder that is gone when the model is.
@@ -88,17 +107,8 @@ def write_opt(folder: Path, **changes: Any) -> Any:
     from nam.world.vocabulary import vocabulary
 
     size = write_opt_tokenizer(folder, vocabulary())
-    settings = {
-        "vocab_size": size + SPARE_ROWS,
-        "hidden_size": 32,
-        "word_embed_proj_dim": 32,
-        "ffn_dim": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 96,
-        "init_std": 0.3,
-    }
-    model = OPTForCausalLM(OPTConfig(**{**settings, **changes}))
+    settings = {**OPT_SIZES, "vocab_size": size + SPARE_ROWS, **changes}
+    model = OPTForCausalLM(OPTConfig(**settings))
     _favour_words(model, folder)
     model.config.architectures = ["OPTForCausalLM"]
     model.config.save_pretrained(folder)
@@ -161,15 +171,7 @@ def _favour_words(model: Any, folder: Path) -> None:
 def _write_vision(folder: Path) -> None:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    config = CLIPVisionConfig(
-        hidden_size=ARGS["vision_dim"],
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=ARGS["image_size"],
-        patch_size=8,
-    )
-    CLIPVisionModel(config).half().save_pretrained(folder)
+    CLIPVisionModel(CLIPVisionConfig(**VISION_SIZES)).half().save_pretrained(folder)
 
 
 def write_generator(folder: Path, *, width: int) -> None:
