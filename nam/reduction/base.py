@@ -219,7 +219,8 @@ def contributions_at(
     if not all(site.straight for site in contexts[0].mllm.ffn_sites):
         # The scale of a norm behind the FFN takes every neuron of the layer.
         return [s * mask for s, mask in zip(contributions_of(contexts, directions), masks, strict=True)]
-    chosen = torch.cat(list(masks), dim=1).any(1)
+    different = {id(mask): mask for mask in masks}.values()
+    chosen = torch.cat(list(different), dim=1).any(1)
     layers, units = chosen.nonzero(as_tuple=True)
     of_layer = units.split(chosen.sum(1).tolist())
     vectors = [

@@ -35,27 +35,30 @@ def passes(activations: Tensor, *, top: Tensor, bottom: Tensor | None, ids: Coll
 
 
 def log_branches(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the two softmaxes of eq. 4, over all neurons of all layers: the last axis and the first.
+    """Logarithms of the two softmaxes of eq. 4, over all neurons of all layers: the last two axes.
 
     Args:
-        s: Direct effects, (L, ..., d).
+        s: Direct effects, (..., L, d).
         a: Activations, likewise.
     """
-    return s - s.logsumexp((0, -1), keepdim=True), a - a.logsumexp((0, -1), keepdim=True)
+    return _log_share(s), _log_share(a)
 
 
 def final_score(s: Tensor, a: Tensor, *, branch: Branch = "both") -> Tensor:
-    """Eq. 4 as a logarithm: log max(softmax(s), softmax(a)), of the shape of `s`; or one branch alone."""
-    log_s, log_a = log_branches(s, a)
+    """Eq. 4 as a logarithm: log max(softmax(s), softmax(a)), (..., L, d) as both are; or one branch alone."""
     if branch == "both":
-        return torch.maximum(log_s, log_a)
-    return log_s if branch == "direct" else log_a
+        return torch.maximum(*log_branches(s, a))
+    return _log_share(s if branch == "direct" else a)
 
 
 def to_unit_scale(values: Tensor) -> Tensor:
-    """Values (L, ..., d) over their root mean square over all neurons: zeros stay, and so does the order."""
-    size = values.square().mean((0, -1), keepdim=True).sqrt()
+    """Values (..., L, d) over their root mean square over all neurons: zeros stay, and so does the order."""
+    size = values.square().mean((-2, -1), keepdim=True).sqrt()
     return torch.where(size > 0, values / size, values)
+
+
+def _log_share(values: Tensor) -> Tensor:
+    return values.flatten(-2).log_softmax(-1).view(values.shape)
 
 
 def over_positions(values: Tensor, *, how: Literal["mean", "max"]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -62,17 +62,18 @@ class Nam(Method):
         effects = self._effects(contexts)
         how = self.aggregate
         if how == "each":
-            return [self._final(s, c.activations).mean(1) for c, s in zip(contexts, effects, strict=True)]
+            return [
+                self._final(s.movedim(1, 0), context.activations.movedim(1, 0)).mean(0)
+                for context, s in zip(contexts, effects, strict=True)
+            ]
         scores: list[Tensor] = []
         for start in range(0, len(contexts), TOGETHER):
             some = [context.activations for context in contexts[start : start + TOGETHER]]
-            s = torch.stack(
-                [over_positions(one, how=how) for one in effects[start : start + TOGETHER]], dim=1
-            )
+            s = torch.stack([over_positions(one, how=how) for one in effects[start : start + TOGETHER]])
             # Targets at the same positions of one answer share their activations.
             shared = all(a is some[0] for a in some)
-            a = torch.stack([over_positions(one, how=how) for one in (some[:1] if shared else some)], dim=1)
-            scores += self._final(s, a).expand_as(s).unbind(1)
+            a = torch.stack([over_positions(one, how=how) for one in (some[:1] if shared else some)])
+            scores += self._final(s, a).expand_as(s)
         return scores
 
     def _final(self, s: Tensor, a: Tensor) -> Tensor:
@@ -103,15 +104,27 @@ class Nam(Method):
         return self.gate != "none" and context.target.modality == "text"
 
     def _passes(self, contexts: Sequence[Context]) -> list[Tensor]:
-        """Which neurons eq. 7 lets pass at each position, bool (L, P, d) a context."""
+        """Which neurons eq. 7 lets pass at each position, bool (L, P, d) a context.
+
+        Targets of the same tokens share a mask where it does not depend on their activations.
+        """
         if not contexts:
             return []
         mllm = contexts[0].mllm
-        top, bottom = first_tokens(mllm, norm=self.norm, end="top"), None
+        top = first_tokens(mllm, norm=self.norm, end="top")
         # Of non-negative activations (ReLU) the smallest logit is never asked for.
         if bool(torch.stack([context.activations.amin() for context in contexts]).min() < 0):
             bottom = first_tokens(mllm, norm=self.norm, end="bottom")
-        return [self._passing(context.activations, context.target, top, bottom) for context in contexts]
+            return [self._passing(context.activations, context.target, top, bottom) for context in contexts]
+        known: dict[Any, Tensor] = {}
+        found = []
+        for context in contexts:
+            target = context.target
+            key = target.form_ids if self.gate == "forms" else target.token_ids, len(target.positions)
+            if key not in known:
+                known[key] = self._passing(context.activations, target, top, None)
+            found.append(known[key])
+        return found
 
     def _passing(self, a: Tensor, target: Target, top: Tensor, bottom: Tensor | None) -> Tensor:
         if self.gate == "forms":
