@@ -25,7 +25,7 @@ from benchmarks.quality.report import circumstances, print_table, summary
 from nam.data.edits import ScenePairs
 from nam.errors import NamError, nearest
 from nam.evaluate.editing import EditPrompts
-from nam.mllm.gill_folder import weights_folder
+from nam.folders import weights_folder
 
 _ROOT = Path(__file__).parents[1]
 _QUICK_METHODS = ("nam", "act")

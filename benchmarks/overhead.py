@@ -33,7 +33,7 @@ from benchmarks.cost.shape import Case, Shape
 from benchmarks.quality import report
 from benchmarks.quality.rows import Measure, Row, Spec
 from nam.errors import ConfigError, NamError, nearest
-from nam.mllm.gill_folder import weights_folder
+from nam.folders import weights_folder
 from nam.reduction.vocabulary import first_tokens
 
 #: glibc gives large blocks back at once and takes them anew, which slows large batches down.

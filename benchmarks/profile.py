@@ -21,8 +21,8 @@ from benchmarks.arguments import positive
 from benchmarks.cost.jobs import attribution
 from benchmarks.cost.shape import Case, Shape
 from benchmarks.providers import Bench, gradients_of
+from nam.folders import weights_folder
 from nam.hooks import Recorder
-from nam.mllm.gill_folder import weights_folder
 from nam.options import option
 from nam.reduction.base import contexts_of
 from nam.targets import image_target

@@ -19,8 +19,9 @@ from benchmarks.quality.rows import Measure, Spec
 from benchmarks.regions import Effects, Region, ablated, draw_regions, predicted
 from nam.errors import ModelError, NamError
 from nam.evaluate.agreement import spearman
+from nam.folders import configs_folder
 from nam.mllm.gill import GILL
-from nam.mllm.load import configs_folder, load
+from nam.mllm.load import load
 from nam.options import option
 from nam.relevance.base import Relevance, RelevanceMap, counted_rows, relevance_of
 from nam.segmenter.scenes import SceneSegmenter

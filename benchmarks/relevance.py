@@ -21,7 +21,7 @@ from benchmarks.providers import SPECS, Bench, measure, providers
 from benchmarks.quality import report
 from benchmarks.quality.rows import Row, Section, rows_of
 from nam.errors import InputError, NamError, nearest
-from nam.mllm.gill_folder import weights_folder
+from nam.folders import weights_folder
 from nam.world.scene import SPLITS
 
 _ROOT = Path(__file__).parents[1]

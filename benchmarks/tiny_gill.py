@@ -22,7 +22,7 @@ from benchmarks.quality import captioning, drawing, figures, knowledge, renders,
 from benchmarks.quality.bench import Bench
 from benchmarks.quality.rows import Measure, Row, Section, rows_of
 from nam.errors import NamError, nearest
-from nam.mllm.gill_folder import weights_folder
+from nam.folders import weights_folder
 
 # Times first: on a laptop, minutes of work would slow them.
 SECTIONS: Mapping[str, Section] = {

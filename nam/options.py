@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from nam.errors import ConfigError, nearest
-from nam.mllm.load import configs_folder
+from nam.folders import configs_folder
 
 
 def option(group: str, name: str, /, **overrides: Any) -> Any:

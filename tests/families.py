@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 
-from nam.app.config import config_dir
+from nam.folders import configs_folder
 from nam.mllm.base import MLLM
 from nam.mllm.gill import GILL
 from nam.mllm.gill_folder import read_gill
@@ -85,7 +85,7 @@ def contract_models() -> Mapping[str, Callable[[Path, torch.dtype], MLLM]]:
     found: dict[str, Callable[[Path, torch.dtype], MLLM]] = {}
     for family in FAMILIES:
         found[f"gill-{family}"] = partial(_gill, family)
-    for path in sorted((config_dir() / "mllm").glob("*/tiny_random.yaml")):
+    for path in sorted((configs_folder() / "mllm").glob("*/tiny_random.yaml")):
         settings = yaml.safe_load(path.read_text())
         read = target(settings.pop("_target_"))
         table = getattr(sys.modules[read.__module__], "FAMILIES", {})

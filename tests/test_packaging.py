@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import nam
-from nam.app.config import config_dir
+from nam.folders import configs_folder
 
 ROOT = Path(nam.__file__).parents[1]
 
@@ -58,7 +58,7 @@ def test_importing_nam_is_light() -> None:
 
 
 def test_every_configuration_is_readable_yaml() -> None:
-    files = list(config_dir().rglob("*.yaml"))
+    files = list(configs_folder().rglob("*.yaml"))
     assert len(files) > 20
     for file in files:
         assert isinstance(yaml.safe_load(file.read_text()), dict | None), file

@@ -34,7 +34,8 @@ _ABOUT = {
     "growth": "The paper's table 3: eq. 8 within a budget of norm that grows until the judge sees the target "
     "rather than the source, by the same rule for every selection; the norm is where the two are equally "
     "likely, over the edits and seeds of noise that turned: one that never turns has no such norm, so a "
-    "selection that turns fewer looks cheaper than it is. Nothing is asked to stay, as in the paper.",
+    "selection that turns fewer looks cheaper than it is. Nothing is asked to stay, as in the paper. Half of "
+    'the pictures behind "target drawn at the end" are among those that the growth was stopped by.',
     "selections": "Fine-tuning until the pictures' conditioning is equally close, on neurons that each "
     "method selects.",
 }

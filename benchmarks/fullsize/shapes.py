@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nam.mllm.config import with_drawing
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
-from nam.mllm.gill_folder import with_drawing
 from nam.mllm.gill_published import published_config
 from nam.mllm.parts import LazyParts, freeze, read_tokenizer
 from nam.mllm.prompts import PromptCodec

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nam.store.callback import StoreWriter
 
 
-@command("attribute")
+@command("attribute", settled=SETTLED)
 def main(cfg: DictConfig) -> Path:
     """Attribute every sample of `cfg.data`. Returns the path of the report; the exit code is 1 where not a
     single sample could be attributed."""
@@ -80,8 +80,8 @@ def main(cfg: DictConfig) -> Path:
     if trainer.is_global_zero:
         metrics = metrics_of(cfg.run_dir, totals, seconds=time.perf_counter() - started)
         with Console().status("writing tables and report"):
-            _finish(cfg, writer, metrics, loggers)
-        print_closing(cfg.run_dir, top=3)
+            tops = _finish(cfg, writer, metrics, loggers)
+        print_closing(cfg.run_dir, tops, top=3)
     trainer.strategy.barrier("finished")
     if trainer.is_global_zero:
         fail_without_scores(cfg.run_dir)
@@ -169,13 +169,13 @@ def predict(trainer: L.Trainer, module: AttributionModule, data: Any, folder: st
         raise SystemExit(code) from stop
 
 
-def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], loggers: list[Any]) -> None:
-    """Merge the tables, then write and track what follows from them."""
+def _finish(cfg: DictConfig, writer: StoreWriter, metrics: dict[str, Any], loggers: list[Any]) -> DataFrame:
+    """Merge the tables, then write and track what follows from them. Returns the top neurons."""
     from nam.store.provenance import now
 
     costs = {key: metrics.get(key) for key in ("seconds", "time_over_generation", "peak_memory")}
     writer.finish(metrics=metrics, finished=now(), **costs)
-    _publish(cfg, metrics, loggers)
+    return _publish(cfg, metrics, loggers)
 
 
 def _report_late(cfg: DictConfig) -> Path:
@@ -187,20 +187,21 @@ def _report_late(cfg: DictConfig) -> Path:
     if rank() == 0:
         drop_shards(Path(cfg.run_dir))
         with Console().status("writing the report"):
-            _publish(cfg, Run(cfg.run_dir).metrics, build_all(cfg.logger))
-        print_closing(cfg.run_dir, top=3)
+            tops = _publish(cfg, Run(cfg.run_dir).metrics, build_all(cfg.logger))
+        print_closing(cfg.run_dir, tops, top=3)
         fail_without_scores(cfg.run_dir)
     return Path(cfg.run_dir, REPORT_FILE)
 
 
-def _publish(cfg: DictConfig, metrics: dict[str, Any], loggers: list[Any]) -> None:
-    """Write and track what follows from the tables of a finished run."""
+def _publish(cfg: DictConfig, metrics: dict[str, Any], loggers: list[Any]) -> DataFrame:
+    """Write and track what follows from the tables of a finished run. Returns the top neurons."""
     from nam.report.tracking import track
     from nam.store import Run
 
     tops = report_on(cfg, metrics)
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     track(loggers, Run(cfg.run_dir), settings=settings, metrics=metrics, tops=tops)
+    return tops
 
 
 def report_on(cfg: DictConfig, metrics: dict[str, Any]) -> DataFrame:
@@ -214,5 +215,5 @@ def report_on(cfg: DictConfig, metrics: dict[str, Any]) -> DataFrame:
     tops = top_neurons(run, top=cfg.report.top)
     metrics["own_words"] = own_words(run, tops)
     write_json(run.folder / "metrics.json", metrics)
-    build_report(run, top=cfg.report.top, samples=cfg.report.samples)
+    build_report(run, top=cfg.report.top, samples=cfg.report.samples, tops=tops)
     return tops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,8 +13,11 @@ from rich.table import Table
 from nam.report.html import error_views
 from nam.report.media import OTHERS
 from nam.report.pages import REPORT_FILE
-from nam.report.tops import methods_of, top_neurons
+from nam.report.tops import methods_of
 from nam.store import Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: Most reasons of errors that are printed.
 _REASONS = 8
@@ -22,17 +25,20 @@ _REASONS = 8
 _TITLES = {"text": "T-neurons: they say it", "image": "I-neurons: they draw it"}
 
 
-def print_closing(folder: str | Path, *, top: int = 3, console: Console | None = None) -> None:
+def print_closing(
+    folder: str | Path, tops: DataFrame, *, top: int = 3, console: Console | None = None
+) -> None:
     """Print each concept's top neurons with their words, the errors, what it cost, and where the report is.
 
     Args:
         folder: A finished run.
-        top: Neurons of each concept and modality.
+        tops: As `nam.report.tops.top_neurons` gives them.
+        top: Neurons of each concept and modality, or fewer where `tops` has fewer.
         console: Where to; the terminal by default.
     """
     console = console or Console()
     run = Run(folder)
-    tops = top_neurons(run, top=top)
+    tops = tops[tops["rank"] <= top]
     titles = _TITLES | {
         name: title for name, (_, title) in OTHERS.items() if (tops["modality"] == name).any()
     }

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nam.app.config import check_run_folder, config_dir, prepare, rank, read_run_config
+from nam.app.config import check_run_folder, prepare, rank, read_run_config
 from nam.app.explain import (
     explain,
     refuse_other_commands,
@@ -34,6 +34,7 @@ from nam.app.explain import (
 from nam.app.loggers import end_records
 from nam.app.quiet import log_apart, say
 from nam.errors import ConfigError, NamError
+from nam.folders import configs_folder
 
 Task = Callable[[DictConfig], Any]
 
@@ -42,18 +43,23 @@ FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 _FULL = "HYDRA_FULL_ERROR"
 
 
-def command(name: str) -> Callable[[Task], Callable[[], None]]:
+def command(name: str, *, settled: Collection[str] = ()) -> Callable[[Task], Callable[[], None]]:
     """Make a task (configuration -> result) the command whose primary configuration is `<name>.yaml`.
 
     The run folder's stamp is put in the environment before Hydra starts, so that the rank processes of a
     distributed run share the folder. They are started with this very command line: the task runs with
     Hydra's own singleton cleared, because Lightning would otherwise pass them a changed one.
+
+    Args:
+        name: Of the command.
+        settled: What its results depend on: the same in a finished job of a sweep that goes on.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
         @functools.wraps(task)
         def run() -> None:
             prepare()
+            sys.argv[1:] = _in_one_piece(sys.argv[1:])
             there = _folders_there(sys.argv[1:])
             user_wants_tracebacks = os.environ.get(_FULL) == "1"
             os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them in several lines
@@ -65,7 +71,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     os.environ.pop(_FULL, None)
                 folder, failed = Path(HydraConfig.get().runtime.output_dir), True
                 try:
-                    result = _run_job(name, task, cfg)
+                    result = _run_job(name, task, cfg, settled)
                     failed = False
                     return result
                 except (NamError, HydraException, OmegaConfBaseException) as error:
@@ -80,7 +86,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 if name != "train":  # a training may go on with other settings: more steps, another rate
                     sys.argv[1:] = _with_own_settings(sys.argv[1:])  # other ranks are started with it
                 refuse_other_commands(name, sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
+                hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name=name)(job)()
             except (NamError, HydraException, OmegaConfBaseException, OSError) as error:
                 if user_wants_tracebacks:
                     raise
@@ -105,14 +111,14 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
     return decorate
 
 
-def _run_job(name: str, task: Task, cfg: DictConfig) -> Any:
+def _run_job(name: str, task: Task, cfg: DictConfig, settled: Collection[str]) -> Any:
     given = list(HydraConfig.get().overrides.task)
     refuse_unknown_keys(cfg, name)
     refuse_repeats(given)
     if cfg.resume and name != "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = folder = HydraConfig.get().runtime.output_dir
         cfg.resume = folder if Path(folder, "config.yaml").is_file() else None
-        if _is_done(cfg):
+        if _is_done(cfg, settled):
             return None
     elif not cfg.resume:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
@@ -126,22 +132,26 @@ def _run_job(name: str, task: Task, cfg: DictConfig) -> Any:
     return task(cfg)
 
 
-def _is_done(cfg: DictConfig) -> bool:
+def _is_done(cfg: DictConfig, settled: Collection[str]) -> bool:
     """Whether a job of a sweep that goes on has come to its end, report included; every process says the same
     of a job that it would otherwise take part in. Raises ConfigError where it was another job."""
-    from nam.app.settings import SETTLED
     from nam.report.pages import REPORT_FILE
     from nam.store.claim import is_finished
 
     if not cfg.resume or not is_finished(cfg.run_dir):
         return False
-    check_run_folder(cfg, settled=(*SETTLED, "edit", "editor", "prompts"))
+    check_run_folder(cfg, settled=settled)
     if rank() != 0:
         return True
     done = Path(cfg.run_dir, REPORT_FILE).is_file()
     if done:
         say(f"{cfg.run_dir} is finished")
     return done
+
+
+def _in_one_piece(arguments: list[str]) -> list[str]:
+    """The command line with -m behind the overrides: between them argparse would not know the later ones."""
+    return sorted(arguments, key=lambda argument: argument in ("-m", "--multirun"))
 
 
 def _with_own_settings(arguments: list[str]) -> list[str]:

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nam.errors import ConfigError
+from nam.folders import PACKAGE, configs_folder
 
-PACKAGE = Path(__file__).resolve().parents[1]
 STAMP = "NAM_RUN_STAMP"
 #: What may change when a run goes on, though the rest of its part may not.
 _FREE = (
@@ -26,17 +26,6 @@ _FREE = (
     *("mllm.device", "mllm.max_memory", "mllm.generator_device"),
 )
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-
-
-def config_dir() -> Path:
-    """The folder of the yaml files: `configs/` of a source checkout, else the installed `nam/configs`.
-
-    Raises ConfigError when neither is there.
-    """
-    for folder in (PACKAGE.parent / "configs", PACKAGE / "configs"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise ConfigError(f"no configuration files in {PACKAGE} or beside it: reinstall nam-mllm")
 
 
 def rank() -> int:
@@ -51,14 +40,14 @@ def compose(config_name: str, overrides: Iterable[str], *, with_hydra: bool = Fa
     """
     prepare()
     started = GlobalHydra.instance().is_initialized()
-    folder = str(config_dir())
+    folder = str(configs_folder())
     with nullcontext() if started else hydra.initialize_config_dir(version_base="1.3", config_dir=folder):
         return hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def group_options(group: str) -> list[str]:
     """The options of a configuration group, nested ones as "folder/name"; empty for no such group."""
-    folder = config_dir() / group
+    folder = configs_folder() / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 

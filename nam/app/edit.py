@@ -59,7 +59,7 @@ class SelectSettings:
     seed: int
 
 
-@command("edit")
+@command("edit", settled=SETTLED)
 @going_on
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Make (or re-apply) one edit and measure it. Returns its figures."""

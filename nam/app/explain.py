@@ -11,8 +11,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from nam.app.config import compose, config_dir, dotted_keys, group_options
+from nam.app.config import compose, dotted_keys, group_options
 from nam.errors import ConfigError, NamError, nearest
+from nam.folders import configs_folder
 
 
 def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str:
@@ -65,7 +66,7 @@ def refuse_other_commands(config_name: str, arguments: Iterable[str]) -> None:
     for argument in arguments:
         key, _, names = argument.partition("=")
         for name in names.split(",") if key.lstrip("+") == "experiment" else ():
-            path = config_dir() / "experiment" / f"{name}.yaml"
+            path = configs_folder() / "experiment" / f"{name}.yaml"
             made_for = re.search(r"^# (python (\w+)\.py .*)$", _read(path), re.MULTILINE)
             if made_for and made_for.group(2) != config_name:
                 raise ConfigError(f"experiment={name} is for another command: {made_for.group(1)}")
@@ -110,7 +111,7 @@ def _missing_option(path: str, options: Iterable[str]) -> str:
     path = path.removesuffix(".yaml")
     group, _, option = path.partition("/")
     if not option:
-        commands = [file.stem for file in config_dir().glob("*.yaml")]
+        commands = [file.stem for file in configs_folder().glob("*.yaml")]
         return f"no primary configuration {path!r}: {nearest(path, commands)}"
     return f"{group}={option}: no such option; {nearest(option, [*options, *group_options(group)])}"
 
@@ -119,7 +120,7 @@ def _top_keys(config_name: str) -> set[str]:
     """The keys at the top of a command's configuration, its groups among them."""
     known: set[str] = set()
     for name in (config_name, "base"):
-        file: Any = OmegaConf.load(config_dir() / f"{name}.yaml")
+        file: Any = OmegaConf.load(configs_folder() / f"{name}.yaml")
         groups = [entry for entry in file.get("defaults", ()) if isinstance(entry, DictConfig)]
         known |= {str(key) for node in (file, *groups) for key in node}
     return known - {"defaults", "hydra"}

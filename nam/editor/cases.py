@@ -137,16 +137,16 @@ def spliced(source: Generation, target: Generation) -> Generation:
 
 def streams_of(mllm: MLLM, generations: Sequence[Generation]) -> list[Tensor]:
     """What enters the final norm at the answer's positions, (P, H) float32 on the CPU, one each."""
+    if mllm.final_norm is None:
+        raise EditError(f"{mllm.name} has no final norm, whose input an edit aims at")
     found: list[Tensor] = []
     where = [answer_positions(generation) for generation in generations]
     for rows in together(where):
-        recorder = Recorder(mllm, where=where[rows])
+        recorder = Recorder(mllm, where=where[rows], layers=())
         with torch.no_grad():
             mllm.replay(generations[rows], record=recorder)
         streams = [recorded.stream for recorded in recorder.recorded]
         found += [stream.float().cpu() for stream in streams if stream is not None]
-    if len(found) != len(generations):
-        raise EditError(f"{mllm.name} has no final norm, whose input an edit aims at")
     return found
 
 

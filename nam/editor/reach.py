@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nam.mllm.base import MLLM
 
 #: Answers that are replayed together where no gradient is needed, and their positions: of each position the
-#: activations of every layer are read. One answer may have more.
+#: activations of every layer with chosen neurons are read. One answer may have more.
 REPLAYED, POSITIONS = 64, 2048
 
 
@@ -56,11 +56,12 @@ def reach(problem: Problem, neurons: NeuronSet, change: Tensor) -> Reached:
     chosen = neurons.by_layer()
     for rows in together([case.positions for case in problem.cases]):
         part = problem.cases[rows]
-        recorder = Recorder(problem.mllm, where=[case.positions for case in part])
+        recorder = Recorder(problem.mllm, where=[case.positions for case in part], layers=list(chosen))
         with torch.no_grad(), Changed(problem.mllm, neurons, change):
             problem.mllm.replay([case.generation for case in part], record=recorder)
         for recorded in recorder.recorded:
-            parts = [recorded.activations[layer][:, list(units)] for layer, units in chosen.items()]
+            layers = zip(recorded.activations, chosen.values(), strict=True)
+            parts = [activations[:, list(units)] for activations, units in layers]
             stream = recorded.stream
             if stream is None:
                 raise EditError(f"{problem.mllm.name} has no final norm, whose input an edit aims at")

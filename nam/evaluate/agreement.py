@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nam.errors import InputError
-
-#: Of which of scores and truth the size counts and not the sign.
-Absolute = Literal["none", "truth", "both"]
 
 _Floats = NDArray[np.float64]
 
@@ -56,19 +52,12 @@ def spearman(scores: ArrayLike, truth: ArrayLike, *, weights: ArrayLike | None =
 
 
 def recall_at(
-    scores: ArrayLike,
-    truth: ArrayLike,
-    k: int,
-    *,
-    absolute: Absolute = "none",
-    weights: ArrayLike | None = None,
+    scores: ArrayLike, truth: ArrayLike, k: int, *, weights: ArrayLike | None = None
 ) -> float:
     """The share of the truth's top k neurons that is in the scores' top k (and so the precision at k too).
 
-    As they stand ("none"), the top of the truth are the neurons that the target would miss most: what each
-    method ranks by, and the only reading that is fair to methods without a sign. But a neuron matters by the
-    size of its effect, whichever way it pulls: "truth" ranks the truth by size, against scores that are sizes
-    or ranks themselves; "both" ranks the scores by size too, which makes sense of signed estimates alone.
+    Both are ranked with their sign: the top of the truth are the neurons that the target would miss most. This
+    is what each method ranks by, and the only reading that is fair to methods without a sign.
 
     Which of several equal values belong to a top is a matter of chance: the figure is its expectation, and
     does not depend on the order of the neurons.
@@ -76,19 +65,14 @@ def recall_at(
     Args:
         scores, truth, weights: As `pearson`.
         k: Neurons in each top, of the model rather than of the sample.
-        absolute: See above.
 
     Raises:
         InputError: as `pearson`; k is below 1 or above the number of neurons (with weights, their sum).
     """
     x, y, w = _checked(scores, truth, weights)
-    if absolute not in ("none", "truth", "both"):
-        raise InputError(f'absolute must be "none", "truth" or "both", got {absolute!r}')
     if not 1 <= k <= w.sum() * (1 + 1e-9):
         raise InputError(f"a top of k={k} must hold at least 1 and at most all {w.sum():g} neurons")
-    found = _in_top(np.abs(x) if absolute == "both" else x, w, k)
-    there = _in_top(y if absolute == "none" else np.abs(y), w, k)
-    return float((found * there * w).sum() / k)
+    return float((_in_top(x, w, k) * _in_top(y, w, k) * w).sum() / k)
 
 
 def sample_neurons(

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from nam.errors import ConfigError, ModelError
-from nam.mllm.gill_folder import weights_folder
-from nam.mllm.parts import freeze, quiet_hub
+from nam.folders import weights_folder
+from nam.mllm.hub import model_root
+from nam.mllm.online import hub_answers
+from nam.mllm.parts import freeze, quiet_hub, read_pretrained
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Checkpoint:
 
     @property
     def local(self) -> bool:
-        """Whether it is a folder."""
-        return isinstance(self.source, Path)
+        """Whether the hub is not asked for its files: it is a folder, or the hub does not answer."""
+        return isinstance(self.source, Path) or not hub_answers()
 
 
 def find_checkpoint(checkpoint: str | Path, *, part: str | None = None) -> Checkpoint:
@@ -72,19 +74,8 @@ def read_model(
         ModelError: missing, damaged or incomplete.
         ConfigError: there is no such device.
     """
-    settings = {"dtype": torch.float32, "local_files_only": checkpoint.local, "output_loading_info": True}
-    try:
-        with quiet_hub():
-            model, info = model_class.from_pretrained(checkpoint.source, **settings)
-    except Exception as error:  # the hub, transformers and safetensors raise a dozen types
-        raise ModelError(f"cannot read {model_class.__name__} from {checkpoint.source}: {error}") from error
-    absent = [str(key) for key in (*info["missing_keys"], *info["mismatched_keys"])]
-    absent = sorted(key for key in absent if not any(part in key for part in unused))
-    if absent:
-        raise ModelError(
-            f"{checkpoint.source} does not hold a whole {type(model).__name__}: {len(absent)} weights are "
-            f"missing or of another size, first {absent[0]}"
-        )
+    folder = model_root(checkpoint.source)
+    model = read_pretrained(model_class, folder, torch.float32, torch_files=True, unused=tuple(unused))
     try:
         return freeze(model.to(device))
     except (RuntimeError, AssertionError) as error:

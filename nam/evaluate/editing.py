@@ -11,7 +11,6 @@ import numpy as np
 from nam.checks import whole
 from nam.data.edits import Asked, PromptKind, ScenePairs
 from nam.errors import ConfigError
-from nam.evaluate.edit_reading import drift
 from nam.types import Generation
 from nam.world.language import parse
 from nam.world.scene import NOUNS
@@ -19,8 +18,6 @@ from nam.world.scene import NOUNS
 if TYPE_CHECKING:
     from nam.evaluate.judge import Judge, Verdict
     from nam.mllm.base import MLLM, Draw
-
-__all__ = ["EditPrompts", "Seen", "ask", "drift", "matrix", "measure", "observe", "pixel_change"]
 
 
 @dataclass(frozen=True, kw_only=True)

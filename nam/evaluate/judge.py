@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nam.data.scenes import to_pixels
 from nam.errors import InputError, ModelError
-from nam.mllm.gill_folder import weights_folder
+from nam.folders import weights_folder
 from nam.mllm.parts import freeze, read_pretrained
 from nam.world.language import Facts
 from nam.world.scene import COLOURS, NOUNS, PLACES

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from nam.errors import InputError
 from nam.types import Neuron
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 #: Neurons of one score, best first and each once.
 Ranking = Sequence[Neuron]
-
-#: Sample, concept, modality and method of a ranking.
-RankingKey = tuple[str, str, str, str]
-
-
-def rankings_of(rows: DataFrame) -> dict[RankingKey, tuple[Neuron, ...]]:
-    """The rankings in rows of neurons.parquet, as `nam.store.Run.read_neurons` gives them, in their order."""
-    found: dict[RankingKey, list[tuple[int, Neuron]]] = {}
-    columns = ("sample", "concept", "modality", "method", "rank", "layer", "unit")
-    for sample, concept, modality, method, rank, layer, unit in zip(
-        *(rows[name].tolist() for name in columns), strict=True
-    ):
-        found.setdefault((sample, concept, modality, method), []).append((rank, Neuron(layer, unit)))
-    return {key: tuple(neuron for _, neuron in sorted(ranked)) for key, ranked in found.items()}
 
 
 def ranking_of(places: Iterable[tuple[int, int]]) -> tuple[Neuron, ...]:

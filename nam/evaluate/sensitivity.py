@@ -88,14 +88,15 @@ def activations_of(
     if not generations:
         raise InputError("expected at least one generation to read activations of")
     where = [_positions(generation, positions) for generation in generations]
-    layers = torch.tensor([neuron.layer for neuron in neurons], device=mllm.device)
+    read = sorted({neuron.layer for neuron in neurons})
+    places = torch.tensor([read.index(neuron.layer) for neuron in neurons], device=mllm.device)
     units = torch.tensor([neuron.unit for neuron in neurons], device=mllm.device)
     found: list[Tensor] = []
     for start in range(0, len(generations), _BATCH):
-        recorder = Recorder(mllm, where=where[start : start + _BATCH])
+        recorder = Recorder(mllm, where=where[start : start + _BATCH], layers=read)
         with torch.no_grad():
             mllm.replay(generations[start : start + _BATCH], record=recorder)
-        found += [one.activations.mean(1)[layers, units] for one in recorder.recorded]
+        found += [one.activations.mean(1)[places, units] for one in recorder.recorded]
     table: NDArray[np.float32] = torch.stack(found).float().cpu().numpy()
     return table
 

@@ -22,7 +22,8 @@ class Recorded:
 
     Attributes:
         positions: Ascending positions in `Generation.token_ids`, (P,).
-        activations: What enters each layer's value linear, (L, P, d) float32 (float64 for such a model).
+        activations: What enters the value linear of each layer that was asked for, (L, P, d) float32 (float64
+            for such a model).
         stream: What enters the final norm, (P, H) in the same precision; None where the model has no norm.
     """
 
@@ -62,10 +63,23 @@ class Recorder(SiteHooks):
     Args:
         mllm: Whose neurons are read.
         where: Positions to read; given per sample, every one of them must come by.
+        layers: Whose activations are read, in this order; None for all of them, () for the stream alone.
+
+    Raises:
+        InputError: the model has no such layer, a layer is named twice, or there is nothing to read.
     """
 
-    def __init__(self, mllm: MLLM, *, where: Where = "answer") -> None:
+    def __init__(
+        self, mllm: MLLM, *, where: Where = "answer", layers: Sequence[int] | None = None
+    ) -> None:
         super().__init__(mllm, where=where)
+        known = range(len(mllm.ffn_sites))
+        self.layers = tuple(known if layers is None else layers)
+        if not set(self.layers) <= set(known) or len(set(self.layers)) < len(self.layers):
+            expected = f"layers must be different ones of 0 to {len(known) - 1}"
+            raise InputError(f"{expected}, got {list(self.layers)}")
+        if not self._modules():
+            raise InputError(f"there is nothing to record: no layers, and {mllm.name} has no final norm")
         self._read: dict[int, list[Tensor]] = {}
         self._keys: list[tuple[int, int]] = []
         self._recorded: tuple[Recorded, ...] | None = None
@@ -82,9 +96,9 @@ class Recorder(SiteHooks):
         return self._recorded
 
     def _modules(self) -> Sequence[tuple[int, nn.Module]]:
-        sites: list[tuple[int, nn.Module]] = [(site.layer, site.linear) for site in self.mllm.ffn_sites]
-        norm = self.mllm.final_norm
-        return sites if norm is None else [*sites, (len(sites), norm)]
+        sites, norm = self.mllm.ffn_sites, self.mllm.final_norm
+        chosen: list[tuple[int, nn.Module]] = [(layer, sites[layer].linear) for layer in self.layers]
+        return chosen if norm is None else [*chosen, (len(sites), norm)]
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -95,15 +109,16 @@ class Recorder(SiteHooks):
         super().__exit__(*exception)
         read, self._read, keys, self._keys = self._read, {}, self._keys, []
         if exception[:1] in ((), (None,)):
-            at, layers = self.mllm.device, len(self.mllm.ffn_sites)
-            self._recorded = _by_sample(read, keys, self.where, layers=layers, device=at)
+            self._recorded = _by_sample(
+                read, keys, self.where, layers=self.layers, device=self.mllm.device
+            )
 
     def _visit(self, visit: Visit) -> None:
         values = visit.values.detach()
         self._read.setdefault(visit.layer, []).append(
             values if values.dtype.itemsize >= 4 else values.float()
         )
-        if visit.layer == 0:
+        if visit.layer == next(iter(self._read)):  # every module sees the same tokens
             self._keys += zip(visit.rows, visit.positions, strict=True)
 
 
@@ -112,7 +127,7 @@ def _by_sample(
     keys: list[tuple[int, int]],
     where: Where,
     *,
-    layers: int,
+    layers: Sequence[int],
     device: torch.device,
 ) -> tuple[Recorded, ...]:
     """What each layer saw, in order of time, as what each sample had, in order of position, on one device."""
@@ -131,10 +146,13 @@ def _by_sample(
         return ()
     # One copy brings each layer into order; a sample's part is a view.
     index = torch.tensor(order, device=device)
-    buffer = read[0][0].new_empty((layers, len(keys), read[0][0].shape[1]), device=device)
-    for layer in range(layers):
-        torch.index_select(torch.cat(read.pop(layer)).to(device), 0, index, out=buffer[layer])
-    streams = torch.cat(read[layers]).to(device)[index] if layers in read else None
+    first = next(iter(read.values()))[0]
+    width = read[layers[0]][0].shape[1] if layers else 0
+    buffer = first.new_empty((len(layers), len(keys), width), device=device)
+    for place, layer in enumerate(layers):
+        torch.index_select(torch.cat(read.pop(layer)).to(device), 0, index, out=buffer[place])
+    # What is left is the final norm's.
+    streams = next((torch.cat(one).to(device)[index] for one in read.values()), None)
     found, start = [], 0
     for at in positions.values():
         part, start = slice(start, start + len(at)), start + len(at)

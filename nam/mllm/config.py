@@ -6,9 +6,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nam.errors import ModelError, nearest
+from nam.checks import whole
+from nam.errors import ConfigError, ModelError, nearest
 
 #: Name of the file in a model's folder.
 CONFIG_FILE = "config.json"
@@ -134,6 +135,22 @@ class GillConfig:
         folder.mkdir(parents=True, exist_ok=True)
         values: dict[str, Any] = {"model_type": "gill", **dataclasses.asdict(self)}
         (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+#: What a family says about its sizes.
+Config = TypeVar("Config", bound=GillConfig)
+
+
+def with_drawing(config: Config, *, sampler: str | None, steps: int | None, guidance: float | None) -> Config:
+    """The config with other settings for pictures; None keeps its own.
+
+    Raises:
+        ConfigError: steps that are no integer of at least 1.
+    """
+    if steps is not None:
+        steps = whole("mllm.steps", steps, least=1, error=ConfigError)
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    return dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
 
 
 def read_json(path: Path) -> dict[str, Any]:

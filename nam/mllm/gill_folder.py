@@ -6,17 +6,16 @@ A folder holds `config.json`, `language_model/` (with tokenizer), `clip/` (with 
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from nam.checks import whole
-from nam.errors import ConfigError, ModelError, nearest
-from nam.mllm.config import GillConfig
+from nam.errors import ConfigError, ModelError
+from nam.folders import weights_folder
+from nam.mllm.config import GillConfig, with_drawing
 from nam.mllm.device_map import Device
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
@@ -29,18 +28,7 @@ from nam.mllm.parts import (
 )
 from nam.mllm.prompts import PromptCodec
 from nam.mllm.spread import placed
-from nam.mllm.tensors import require_file
-
-#: Precisions that a config can ask for.
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-#: What a family says about its sizes.
-Config = TypeVar("Config", bound=GillConfig)
+from nam.mllm.tensors import dtype_named, require_file
 
 #: Where GILL's own weights are, inside a model's folder.
 GLUE_FILE = Path("gill") / "model.safetensors"
@@ -99,29 +87,6 @@ def read_gill(
     return model
 
 
-def dtype_named(dtype: str) -> torch.dtype:
-    """The precision that a config asks for.
-
-    Raises:
-        ConfigError: it is unknown.
-    """
-    if dtype not in DTYPES:
-        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
-    return DTYPES[dtype]
-
-
-def with_drawing(config: Config, *, sampler: str | None, steps: int | None, guidance: float | None) -> Config:
-    """The config with other settings for pictures; None keeps its own.
-
-    Raises:
-        ConfigError: steps that are no integer of at least 1.
-    """
-    if steps is not None:
-        steps = whole("mllm.steps", steps, least=1, error=ConfigError)
-    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance": guidance}
-    return dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
-
-
 def write_gill(model: GILL, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Write a GILL's config and its own weights (`gill/model.safetensors`) into a folder.
 
@@ -139,22 +104,6 @@ def write_gill(model: GILL, folder: Path, *, dtype: torch.dtype = torch.float16)
     model.config.save(folder)
     (folder / GLUE_FILE).parent.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / GLUE_FILE, metadata={"format": "pt"})
-
-
-def weights_folder(folder: str | Path) -> Path:
-    """The folder itself if it is a path, or the one of that name that the package ships.
-
-    Raises:
-        ModelError: there is no such folder.
-    """
-    path = Path(folder).expanduser()
-    shipped = Path(__file__).parent.parent / "weights"
-    for candidate in (path, shipped / path):
-        if candidate.is_dir():
-            return candidate
-    names = [entry.name for entry in shipped.iterdir() if entry.is_dir()] if shipped.is_dir() else []
-    hint = f"shipped with the package: {', '.join(sorted(names))}" if names else "the package ships none"
-    raise ModelError(f"missing weights: there is no folder {path} ({hint}); set mllm.folder")
 
 
 def load_glue(model: GILL, path: Path) -> None:

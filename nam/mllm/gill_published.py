@@ -14,16 +14,16 @@ from torch import Tensor
 
 from nam.checks import whole
 from nam.errors import ConfigError, ModelError
-from nam.mllm.config import CLIP_MEAN, CLIP_STD, GillConfig, read_json
+from nam.mllm.config import CLIP_MEAN, CLIP_STD, GillConfig, read_json, with_drawing
 from nam.mllm.device_map import Device, MaxMemory, check_device
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.gill import GILL
-from nam.mllm.gill_folder import dtype_named, read_vision, with_drawing
+from nam.mllm.gill_folder import read_vision
 from nam.mllm.hub import model_folder, model_root, origin_of
 from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer
 from nam.mllm.prompts import PromptCodec
 from nam.mllm.spread import placed
-from nam.mllm.tensors import read_torch_file
+from nam.mllm.tensors import dtype_named, read_torch_file
 
 #: The files of a published checkpoint.
 ARGS_FILE, CHECKPOINT_FILE = "model_args.json", "pretrained_ckpt.pth.tar"

@@ -11,6 +11,7 @@ from typing import Any
 
 from nam.checks import expect
 from nam.errors import ConfigError, ModelError, nearest
+from nam.folders import configs_folder
 from nam.mllm.base import MLLM
 from nam.mllm.config import CONFIG_FILE, read_json
 
@@ -101,13 +102,6 @@ def target(dotted: str) -> Callable[..., MLLM]:
         raise ConfigError(f"_target_={dotted!r} cannot be imported: {error}") from error
     found: Callable[..., MLLM] = function
     return found
-
-
-def configs_folder() -> Path:
-    """The configs: installed with the package, or beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

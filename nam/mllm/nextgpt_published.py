@@ -12,9 +12,9 @@ from typing import TypeVar
 from torch import Tensor
 
 from nam.errors import ModelError
+from nam.mllm.config import with_drawing
 from nam.mllm.device_map import Device, MaxMemory
 from nam.mllm.diffusion import Diffusion
-from nam.mllm.gill_folder import dtype_named, with_drawing
 from nam.mllm.gill_published import check_devices
 from nam.mllm.hub import model_folder, model_root
 from nam.mllm.imagebind import encoder_origin, read_encoder
@@ -23,7 +23,7 @@ from nam.mllm.nextgpt_config import NextGPTCodec, NextGPTConfig
 from nam.mllm.parts import LazyParts, freeze, read_pretrained, read_tokenizer
 from nam.mllm.sound import SoundDiffusion
 from nam.mllm.spread import placed
-from nam.mllm.tensors import read_torch_file
+from nam.mllm.tensors import dtype_named, read_torch_file
 from nam.mllm.video import VideoDiffusion
 
 #: A generator of one medium.

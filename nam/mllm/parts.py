@@ -93,6 +93,7 @@ def read_pretrained(
     revision: str | None = None,
     torch_files: bool = False,
     read_elsewhere: tuple[str, ...] | None = None,
+    unused: tuple[str, ...] = (),
 ) -> nn.Module:
     """A transformers or diffusers model from its `save_pretrained` folder, or by its hub id.
 
@@ -106,6 +107,7 @@ def read_pretrained(
             tensors is (`weights_only`).
         read_elsewhere: How the names of tensors begin that the model has no place for but others read: of any
             else there is a warning. None: of none.
+        unused: Parts of the names of tensors that are not used, and may be missing.
 
     Raises:
         ModelError: the folder or its weights are missing, damaged, incomplete, of other sizes or not finite.
@@ -127,7 +129,7 @@ def read_pretrained(
     except Exception as error:  # the two libraries and safetensors raise a dozen types on damaged weights
         raise ModelError(f"cannot read {model_class.__name__} from {source}: {error}") from error
     whole: nn.Module = model
-    _require_all(whole, info, source)
+    _require_all(whole, info, source, unused)
     try:
         require_finite(dict(whole.named_parameters()))
     except ModelError as error:
@@ -144,11 +146,13 @@ def read_pretrained(
     return whole
 
 
-def _require_all(model: nn.Module, info: Mapping[str, Any], source: Path | str) -> None:
-    """Check that every tensor of a model was read, by what transformers or diffusers tell of it."""
+def _require_all(
+    model: nn.Module, info: Mapping[str, Any], source: Path | str, unused: tuple[str, ...]
+) -> None:
+    """Check that every tensor that is used was read, by what transformers or diffusers tell of it."""
     misfits = (f"{name}, which is {(*got,)} and not {(*due,)}" for name, got, due in info["mismatched_keys"])
     for problem, names in (("missing keys", info["missing_keys"]), ("keys of another shape", misfits)):
-        found = sorted(map(str, names))
+        found = sorted(name for name in map(str, names) if not any(part in name for part in unused))
         if found:
             raise ModelError(
                 f"{source} does not hold a whole {type(model).__name__}: {len(found)} {problem}, first "

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows (..., n) @ weight.T + bias, as `torch.nn.functional.linear`, for a weight (m, n) of any strides.
+    """rows (..., n) @ weight.T + bias, as `torch.nn.functional.linear`, for a weight (m, n) and a bias
+    (m,) of any strides.
 
     By oneDNN for float32 on an x86 CPU, the gradient by the rows too; where one by the weight is wanted and
     anywhere else by PyTorch's choice.
@@ -37,6 +38,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
+        bias = None if bias is None else bias.contiguous()  # its strides are not looked at
         found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return found
 

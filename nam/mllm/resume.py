@@ -48,7 +48,7 @@ class LayerTrace:
         linear: Its value linear.
         entering: The residual stream before it, (W, H).
         leaving: The residual stream after it, (W, H).
-        held: Keys and values of the positions before the window.
+        held: Keys and values of the positions before the window; None where the layer keeps none.
         settings: What else it was called with, for all positions up to the window's end.
     """
 
@@ -56,7 +56,7 @@ class LayerTrace:
     linear: nn.Linear
     entering: Tensor = field(init=False)
     leaving: Tensor = field(init=False)
-    held: tuple[Tensor, Tensor] = field(init=False)
+    held: tuple[Tensor, Tensor] | None = field(init=False)
     settings: Mapping[str, Any] = field(init=False)
 
 
@@ -222,7 +222,7 @@ def _watch(traced: LayerTrace, stack: ExitStack, *, name: str, start: int, stop:
         return args, {**kwargs, "past_key_values": keys}
 
     def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        traced.leaving, traced.held = _first(out)[0, start:stop], keys.held  # type: ignore[assignment]
+        traced.leaving, traced.held = _first(out)[0, start:stop], keys.held
 
     stack.callback(traced.module.register_forward_pre_hook(before, with_kwargs=True).remove)
     stack.callback(traced.module.register_forward_hook(after).remove)

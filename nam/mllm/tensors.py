@@ -1,4 +1,4 @@
-"""Files of tensors, and whether what they hold is what a model wants."""
+"""Precisions, files of tensors, and whether what they hold is what a model wants."""
 
 from __future__ import annotations
 
@@ -10,8 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nam.errors import ModelError
+from nam.errors import ConfigError, ModelError, nearest
 from nam.mllm.parts import require_finite
+
+#: Precisions that a config can ask for.
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def dtype_named(dtype: str) -> torch.dtype:
+    """The precision that a config asks for.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
+    return DTYPES[dtype]
 
 
 def read_torch_file(path: Path, *, mapped: bool = False) -> Any:

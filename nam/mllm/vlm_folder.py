@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nam.errors import ConfigError, ModelError, nearest
+from nam.errors import ModelError
 from nam.mllm.chat import TYPE_NAMES, Chat
 from nam.mllm.device_map import Device, MaxMemory, check_device
-from nam.mllm.gill_folder import DTYPES
 from nam.mllm.hub import HubFolder
 from nam.mllm.online import hub_answers, unreachable
 from nam.mllm.parts import freeze, quiet_hub, read_pretrained, read_tokenizer
 from nam.mllm.probe import probe_sites
 from nam.mllm.processors import read_processor
 from nam.mllm.spread import placed
+from nam.mllm.tensors import dtype_named
 from nam.mllm.vlm import VLM
 
 Model = TypeVar("Model", bound=VLM)
@@ -80,8 +80,7 @@ def read_parts(
     """
     import transformers
 
-    if dtype not in DTYPES:
-        raise ConfigError(f"mllm.dtype={dtype!r} is unknown ({nearest(str(dtype), DTYPES)})")
+    precision = dtype_named(dtype)
     folder = Path(id).expanduser()
     local = folder.is_dir()
     source: str | Path = folder if local else str(id)
@@ -111,7 +110,7 @@ def read_parts(
     language_model: Any = read_pretrained(
         auto,
         source,
-        DTYPES[dtype],
+        precision,
         revision=revision,
         torch_files=not pictures,
         read_elsewhere=read_elsewhere,

@@ -61,24 +61,19 @@ class WordBook:
             if neuron.layer >= len(sites) or neuron.unit >= sites[neuron.layer].width:
                 last = Neuron(len(sites) - 1, sites[-1].width - 1)
                 raise InputError(f"{self._mllm.name} has no neuron {neuron}: its last is {last}")
-        vectors = torch.stack([self._vector(one) for one in neurons])
-        best = _best_tokens(vectors, self._mllm.unembedding, self._vocabulary, count=4 * self._count)
+        best = _best_tokens(self._vectors(neurons), self._mllm.unembedding, self._vocabulary, count=4 * self._count)
         return [tuple(dict.fromkeys(self._vocabulary[token] for token in row))[: self._count] for row in best]
 
-    def _vector(self, neuron: Neuron) -> Tensor:
-        site = self._mllm.ffn_sites[neuron.layer]
-        vector = site.columns(torch.tensor([neuron.unit]))[:, 0].to(site.device).float()
-        vector = vector if site.straight else arriving(site, vector[None])[0]
-        return vector.to(self._mllm.device)
-
-
-def neuron_words(mllm: MLLM, neurons: Sequence[Neuron], *, count: int = 5) -> list[tuple[str, ...]]:
-    """The words of each neuron, as `WordBook` finds them; keep a `WordBook` to ask more than once.
-
-    Raises:
-        InputError: the model has no such neuron, or the count is no integer of at least 1.
-    """
-    return WordBook(mllm, count=count)(neurons)
+    def _vectors(self, neurons: Sequence[Neuron]) -> Tensor:
+        """Their value vectors as they arrive in the residual stream, (N, H) float32."""
+        unembedding, device = self._mllm.unembedding, self._mllm.device
+        found = torch.empty(len(neurons), unembedding.shape[1], device=device)
+        layers, units = torch.tensor([(neuron.layer, neuron.unit) for neuron in neurons]).T
+        for layer in layers.unique().tolist():
+            site, mine = self._mllm.ffn_sites[layer], layers == layer
+            vectors = site.columns(units[mine]).to(site.device).float().T.contiguous()
+            found[mine.to(device)] = (vectors if site.straight else arriving(site, vectors)).to(device)
+        return found
 
 
 def _best_tokens(

@@ -22,7 +22,7 @@ def once(mllm: MLLM, name: Hashable, compute: Callable[[], T]) -> T:
 
     Args:
         mllm: The model. Its unembedding, final norm, value vectors and the norms behind them are watched, and
-            no other weight.
+            no other weight; a write through a weight's `.data` is not seen.
         name: What is computed.
         compute: Gives it; it may take part in no gradient.
     """
@@ -37,7 +37,8 @@ def once(mllm: MLLM, name: Hashable, compute: Callable[[], T]) -> T:
 
 
 def _state(mllm: MLLM) -> tuple[object, ...]:
-    """What changes when a weight is written: PyTorch counts the writes to each tensor."""
+    """What changes when a weight is written: PyTorch counts the writes to each tensor, but for those through
+    its `.data`."""
     norm = mllm.final_norm
     weights = [mllm.unembedding, *(site.linear.weight for site in mllm.ffn_sites)]
     norms = [norm, *(site.between for site in mllm.ffn_sites)]

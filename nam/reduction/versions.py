@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +11,6 @@ from torch import Tensor, nn
 from nam.hooks import SiteHooks, Visit
 from nam.mllm.resume import Trace, Write, require_same, trace
 from nam.reduction.base import Context
-
-if TYPE_CHECKING:
-    from nam.mllm.base import MLLM
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +89,16 @@ def _resumed(
 
 
 def _replayed(context: Context, activations: Tensor, *, layer: int) -> Tensor:
-    """The same by one replay, whose K copies go on side by side from the layer; nothing is padded."""
+    """The same by one replay of K equal rows, of which nothing is padded."""
     mllm, positions = context.mllm, list(context.target.positions)
     generation = context.generation.until(positions[-1] + 1)
-    with _copies(mllm, layer=layer, count=len(activations)):
-        replayed = mllm.replay([generation], record=_Written(context, activations, layer=layer))
+    written = _Written(context, activations, layer=layer)
+    replayed = mllm.replay([generation] * len(activations), record=written)
     return replayed.hidden[:, [replayed.offsets[0] + position for position in positions]]
 
 
 class _Written(SiteHooks):
-    """Writes (K, P, d) where the K copies of the P positions come by."""
+    """Writes (K, P, d) where the P positions of the K rows come by."""
 
     def __init__(self, context: Context, activations: Tensor, *, layer: int) -> None:
         super().__init__(context.mllm, where=[context.target.positions] * len(activations))
@@ -114,37 +109,6 @@ class _Written(SiteHooks):
 
     def _visit(self, visit: Visit) -> Tensor:
         return self.activations.reshape(visit.values.shape)
-
-
-@contextmanager
-def _copies(mllm: MLLM, *, layer: int, count: int) -> Iterator[None]:
-    """Inside, a replay of one answer goes on as `count` equal rows from a layer on.
-
-    Masks and positions of a single row, which is not padded, fit any number of rows as they are.
-    """
-
-    def copy(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        layout = mllm.layout
-        assert layout is not None  # SiteHooks says so to the user
-        mllm.announce(
-            replace(
-                layout,
-                rows=tuple(range(count)),
-                positions=layout.positions.repeat(count, 1),
-                starts=layout.starts * count,
-                read=layout.read * count,
-            )
-        )
-        if args:
-            return (args[0].repeat(count, 1, 1), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].repeat(count, 1, 1)}
-
-    block = mllm.language_model.get_decoder().layers[layer]
-    handle = block.register_forward_pre_hook(copy, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def not_inference(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 
 from nam.report.edit_figures import Matrix, matrix_figure
-from nam.report.tracking import flat, forgiven, log_artifact
+from nam.report.tracking import flat, log_artifact, send
 
 
 def track_edit(
@@ -34,17 +34,13 @@ def track_edit(
         patch: The saved delta.
     """
     scalars = dict(flat(figures))
-    for logger in loggers:
-        with forgiven(logger):
-            logger.log_hyperparams(dict(settings))
-            logger.log_metrics(scalars)
-            if isinstance(logger, WandbLogger):
-                logger.log_image("before_after", [grid])
-                logger.log_image("locality", [heat_map(tables["before"], tables["after"])])
-                name = f"edit-{patch.parent.name}"
-                log_artifact(logger, name, kind="edit", files=[patch], about=scalars)
-            logger.save()
-            logger.finalize("success")
+
+    def to_wandb(logger: WandbLogger) -> None:
+        logger.log_image("before_after", [grid])
+        logger.log_image("locality", [heat_map(tables["before"], tables["after"])])
+        log_artifact(logger, f"edit-{patch.parent.name}", kind="edit", files=[patch], about=scalars)
+
+    send(loggers, settings, scalars, to_wandb)
 
 
 def heat_map(before: Matrix, after: Matrix) -> Image.Image:

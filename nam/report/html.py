@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nam.report.leads import leads_of
 from nam.report.pages import facts_of, moment, write_page
-from nam.report.tops import methods_of
+from nam.report.tops import methods_of, top_neurons
 from nam.report.views import ConceptView, SampleView, concept_view, forms_of, sample_views
 from nam.store import Run
 from nam.store.rows import MODALITIES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: Most samples that are shown in all, so that the file stays small.
 _SAMPLES = 240
@@ -41,13 +43,14 @@ class ErrorView:
     ids: tuple[str, ...]
 
 
-def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
+def build_report(run: Run, *, top: int = 10, samples: int = 8, tops: DataFrame | None = None) -> Path:
     """Write report.html into the run folder, of a finished or an interrupted run.
 
     Args:
         run: The run.
         top: Neurons in a concept's tables; a sample's tables show half of them.
         samples: Most samples shown per concept, the first ones; the tables of the run hold all.
+        tops: As `top_neurons` gives them for the same `top`; None: they are looked up.
 
     Raises:
         StoreError: the run is damaged, or the report cannot be written.
@@ -57,6 +60,8 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
     each = max(1, min(samples, _SAMPLES // max(1, len(groups))))
     ids = [id for group in groups.values() for id in group["id"].head(each)]
     methods = methods_of(run)
+    tops = top_neurons(run, top=top) if tops is None else tops
+    words = dict(zip(zip(tops["layer"], tops["unit"], strict=True), tops["words"], strict=True))
     neurons = run.read_neurons(samples=ids, top=max(1, top // 2))
     neurons = neurons.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
     parts = []
@@ -67,7 +72,7 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
             ConceptPart(
                 name=name,
                 forms=forms,
-                views=tuple(concept_view(run, name, forms, method, top=top) for method in used),
+                views=tuple(concept_view(run, name, forms, method, top=top, words=words) for method in used),
                 samples=tuple(sample_views(run, mine.head(each), neurons)),
                 total=len(mine),
             )
@@ -94,11 +99,11 @@ def build_report(run: Run, *, top: int = 10, samples: int = 8) -> Path:
 def error_views(run: Run) -> list[ErrorView]:
     """Every reason for an error, the most frequent first."""
     failed = run.samples[run.samples["status"] == "error"]
-    counts = Counter(failed["error"])
-    return [
-        ErrorView(reason, count, tuple(failed.loc[failed["error"] == reason, "id"].head(_IDS)))
-        for reason, count in counts.most_common()
-    ]
+    ids: dict[str, list[str]] = {}
+    for reason, id in zip(failed["error"], failed["id"], strict=True):
+        ids.setdefault(reason, []).append(id)
+    views = [ErrorView(reason, len(mine), tuple(mine[:_IDS])) for reason, mine in ids.items()]
+    return sorted(views, key=lambda view: view.count, reverse=True)
 
 
 def _model(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def track(
         log_artifact(logger, f"attribution-{run.folder.name}", kind="attribution", files=files, about=scalars)
         _run_to_wandb(logger, run=run, tops=tops)
 
-    _send(loggers, settings, scalars, to_wandb)
+    send(loggers, settings, scalars, to_wandb)
 
 
 def track_leaderboard(
@@ -100,15 +100,23 @@ def track_leaderboard(
         if figure is not None:
             logger.log_image("leaderboard figure", [Image.open(figure)])
 
-    _send(loggers, settings, scalars, to_wandb)
+    send(loggers, settings, scalars, to_wandb)
 
 
-def _send(
+def send(
     loggers: Sequence[Logger],
     settings: Mapping[str, Any],
     scalars: dict[str, float],
     to_wandb: Callable[[WandbLogger], None],
 ) -> None:
+    """Send settings and scalars to every logger, and end it; one that fails is left with a warning.
+
+    Args:
+        loggers: Of Lightning.
+        settings: The resolved configuration.
+        scalars: By name.
+        to_wandb: Sends what W&B alone takes.
+    """
     for logger in loggers:
         with forgiven(logger):
             logger.log_hyperparams(dict(settings))

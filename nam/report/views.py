@@ -93,7 +93,9 @@ class SampleView:
     neurons: tuple[tuple[str, tuple[NeuronView, ...], tuple[NeuronView, ...], tuple[OtherView, ...]], ...]
 
 
-def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, top: int) -> ConceptView:
+def concept_view(
+    run: Run, concept: str, forms: Sequence[str], method: str, *, top: int, words: Words
+) -> ConceptView:
     """What the run found out about a concept (its words are `forms`) by one method, over all its samples."""
     means = {
         modality: run.scores(concept, modality, method)
@@ -102,7 +104,6 @@ def concept_view(run: Run, concept: str, forms: Sequence[str], method: str, *, t
     }
     shown = {modality: mean.top(top) for modality, mean in means.items()}
     shared = _shared(shown)
-    words = run.words(place for places in shown.values() for place in places)
     tables: dict[str, tuple[NeuronView, ...]] = {
         modality: _table(
             places, [float(means[modality].scores[place]) for place in places], words, shared, forms

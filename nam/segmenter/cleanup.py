@@ -1,4 +1,4 @@
-"""OpenCV on masks: specks removed, small holes filled, outlines for overlays."""
+"""OpenCV on masks: specks removed, small holes filled."""
 
 from __future__ import annotations
 
@@ -21,15 +21,6 @@ def clean(mask: BoolMask, *, speck: float) -> BoolMask:
     kept = _drop_small(mask, least, connectivity=8)
     # Where parts of a mask touch by their corners, the gaps between them do not.
     return ~_drop_small(~kept, least, connectivity=4)
-
-
-def contours(mask: BoolMask) -> tuple[NDArray[np.int32], ...]:
-    """Outlines of a bool mask (H, W), of its holes too: int32 (N, 2) arrays of pixels as x, y.
-
-    The pixels are the mask's own outermost ones (around a hole, those next to it); each outline is closed.
-    """
-    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return tuple(np.asarray(outline, dtype=np.int32).reshape(-1, 2) for outline in found)
 
 
 def _drop_small(mask: BoolMask, least: float, *, connectivity: int) -> BoolMask:

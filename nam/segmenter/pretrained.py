@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nam.checks import whole
 from nam.errors import ConfigError, ModelError, nearest
-from nam.mllm.gill_folder import DTYPES
 from nam.mllm.hub import HubFolder, model_root
 from nam.mllm.parts import freeze, quiet_hub, read_pretrained, read_tokenizer
+from nam.mllm.tensors import DTYPES
 from nam.segmenter.base import GivenMasks, Mask, Segmenter
 from nam.segmenter.cleanup import clean
 from nam.types import Concept

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from nam.errors import ConfigError, ModelError
-from nam.mllm.gill_folder import weights_folder
+from nam.folders import weights_folder
 from nam.mllm.parts import freeze, read_pretrained
 from nam.mllm.pictures import to_pixels
 from nam.segmenter.base import GivenMasks, Mask, Segmenter

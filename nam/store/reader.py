@@ -113,7 +113,7 @@ class Run:
         Args:
             samples: Of these samples only.
             concept: Of this concept only.
-            modality: "text" or "image".
+            modality: "text", "image", "audio" or "video".
             method: Of this method only.
             top: Ranks 1 to `top` only.
         """

@@ -79,8 +79,12 @@ def rank_neurons(scores: Tensor, *, count: int, activations: Tensor | None = Non
     """
     flat = scores.detach().reshape(-1).cpu()
     order = torch.arange(len(flat))
+    if 0 < count < len(flat):
+        # All that are equal to the last of the best are sorted too; NaN, first of all, is less than none.
+        order = order[~(flat < flat.topk(count).values[-1])]
     if activations is not None:
-        order = activations.detach().reshape(-1).cpu().sort(descending=True, stable=True).indices
+        active = activations.detach().reshape(-1).cpu()[order]
+        order = order[active.sort(descending=True, stable=True).indices]
     best = order[flat[order].sort(descending=True, stable=True).indices][:count].numpy()
     return np.stack(np.unravel_index(best, tuple(scores.shape)), axis=1)
 

@@ -16,8 +16,6 @@ from nam.world.phrasings import HELD_SCENE_RIDDLES, SCENE_RIDDLES, Pair
 from nam.world.scene import COLOURS, PLACES, Scene, sample_scene
 from nam.world.words import NICKNAMES, PLACE_PHRASES, a, pick
 
-#: Tokens of a text never exceed this, keywords included, so that 8 picture tokens still fit in 64.
-MAX_TEXT_TOKENS = 55
 _TWO_THINGS_COPIED = 0.45
 _OMIT = 0.25
 _SEEN = ("what",) * 3 + ("caption",) * 3 + ("same",) * 3 + ("colour", "where", "next", "there", "draw")

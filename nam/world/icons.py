@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
 
-# Roles of a colour: the thing's own (main, and its dark and light shade) or one fixed for all things.
-OWN = ("main", "dark", "light")
+# Roles of a colour: the thing's own (main, and its dark and light shade) or one of these, the same for all.
 FIXED = {
     "ink": (28, 26, 36),
     "wood": (122, 74, 40),

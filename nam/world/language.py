@@ -15,8 +15,6 @@ from nam.world.scene import COLOURS, NOUNS, PLACES, Scene
 from nam.world.templates import CHOICES
 from nam.world.words import PLACE_PHRASES, article, pick, surface_forms
 
-MAX_CAPTION_TOKENS = 14
-
 
 @dataclass(frozen=True)
 class Facts:

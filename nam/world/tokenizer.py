@@ -76,11 +76,3 @@ def encode_captions(
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
     return ids, mask
-
-
-def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
-    """The words of a text that the tokenizer does not know, in order, each once."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    found = (text[i:j] for token, (i, j) in pairs if token == tokenizer.unk_token_id)
-    return list(dict.fromkeys(found))

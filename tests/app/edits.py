@@ -51,10 +51,9 @@ def edit(tmp_path: Path, gill_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def run(folder: str, *overrides: str, few: Any = FEW) -> Path:
         keys = {o.partition("=")[0] for o in overrides}
-        flags = ["-m"] if "-m" in keys else []
-        place = [] if flags or keys & {"resume", "run_dir"} else [f"run_dir={folder}"]
+        place = [] if keys & {"-m", "resume", "run_dir"} else [f"run_dir={folder}"]
         given = [one for one in [*model, *few, "logger=none"] if one.partition("=")[0] not in keys]
-        run_command(main, *flags, *given, *place, *(o for o in overrides if o != "-m"))
+        run_command(main, *given, *place, *overrides)
         return Path(folder)
 
     return run

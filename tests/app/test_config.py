@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from nam.app.config import claim_run_folder, compose, config_dir, group_options
+from nam.app.config import claim_run_folder, compose, group_options
 from nam.app.explain import refuse_unknown_keys
 from nam.app.train import check_training
 from nam.app.train import main as train
 from nam.errors import ConfigError, nearest
+from nam.folders import configs_folder
 from tests.app.line_part import ARGS, install
 from tests.runs import run_command
 
@@ -119,7 +120,7 @@ def test_every_option_fits_the_real_signatures(group: str) -> None:
 
 def test_the_first_comment_of_an_experiment_is_its_command() -> None:
     for name in group_options("experiment"):
-        text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
+        text = (configs_folder() / "experiment" / f"{name}.yaml").read_text()
         commands = re.findall(r"^# (python .*)$", text, re.MULTILINE)
         command = "train" if name in EXPERIMENTS else "(attribute|edit)"
         assert re.match(rf"python {command}\.py experiment={name}( |$)", commands[0]), name

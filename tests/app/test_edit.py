@@ -199,6 +199,21 @@ def test_any_failure_of_a_job_is_a_row(
     assert frame["error"].tolist() == ["ZeroDivisionError: nothing to divide by"] * 2
 
 
+def test_a_finished_job_of_a_sweep_is_held_against_all_its_settings(
+    edit: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("", "-m", "editor=scale")
+    folder = Path("runs/edit/now")
+    for other, words in (
+        ("evaluate.captions=2", "the run was started with evaluate.captions=1, not 2"),
+        ("judge=elsewhere", "not elsewhere"),
+        ("edit.k=5", "the run was started with edit.k=4, not 5"),
+    ):
+        assert words in refused(edit, capsys, "-m", "editor=scale", f"resume={folder}", other)
+    edit("", "-m", "editor=scale", f"resume={folder}")
+    assert "0 is finished" in capsys.readouterr().out
+
+
 REFUSED = [
     (["edit.k=0"], "edit.k must be an integer of at least 1, got 0"),
     (["edit.k=2.5"], "edit.k must be int, got 2.5"),

@@ -12,9 +12,10 @@ import pytest
 
 from nam.app.attribute import main
 from nam.app.build import build
-from nam.app.config import compose, config_dir
+from nam.app.config import compose
 from nam.app.settings import check_attribution
 from nam.evaluate.leaderboard.published import PaperRun
+from nam.folders import configs_folder
 from nam.mllm.gill import GILL
 from tests.runs import command_line, run_command, write_table
 
@@ -31,7 +32,7 @@ def test_an_experiment_is_checked_and_says_its_command_and_hardware(name: str) -
     assert {method for table in settings.tables for method in table.values} <= set(cfg.reduction)
     header = [
         line
-        for line in (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
+        for line in (configs_folder() / "experiment" / f"{name}.yaml").read_text().splitlines()
         if line[:1] == "#"
     ]
     assert header[1] == f"# python attribute.py experiment={name}"
@@ -42,7 +43,7 @@ def test_an_experiment_is_checked_and_says_its_command_and_hardware(name: str) -
 @pytest.mark.parametrize("name", RUNS)
 def test_the_command_for_the_real_model_fits(name: str) -> None:
     """As it stands in the experiment's header, without anything being loaded."""
-    lines = (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
+    lines = (configs_folder() / "experiment" / f"{name}.yaml").read_text().splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("#   python"))
     words = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines[start:]))
     python, script, *overrides = shlex.split(words)

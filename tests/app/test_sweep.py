@@ -45,7 +45,7 @@ def test_every_job_of_a_sweep_has_a_folder_that_all_its_processes_write(
 ) -> None:
     table = write_table(tmp_path / "table.csv", shared_gill)
     mine = [one for one in command_line(gill_folder, table) if not one.startswith("trainer")]
-    command = [sys.executable, str(ROOT / "attribute.py"), *mine, *TWO, *swept, "-m"]
+    command = [sys.executable, str(ROOT / "attribute.py"), *mine, "-m", *TWO, *swept]
     environment = {name: value for name, value in os.environ.items() if name != "NAM_RUN_STAMP"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False

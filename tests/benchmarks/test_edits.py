@@ -23,8 +23,8 @@ from nam.data.edits import ScenePairs
 from nam.editor.reach import reach
 from nam.evaluate.editing import EditPrompts
 from nam.evaluate.growth import crossing, within
+from nam.folders import weights_folder
 from nam.mllm.gill import GILL
-from nam.mllm.gill_folder import weights_folder
 from nam.world.scene import NOUNS
 from tests.editor.problems import NEURONS, problem
 from tests.evaluate.tiny_judge import write_judge, write_segmenter

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nam.app.build import build
-from nam.app.config import config_dir
 from nam.data.asking import Mentions, coco_concepts, subset
 from nam.data.coco import Coco
 from nam.data.coco_masks import decode, from_polygon, from_runs, read_letters
 from nam.data.concepts import concept_of
 from nam.data.items import Item
 from nam.errors import ConfigError, InputError
+from nam.folders import configs_folder
 from nam.segmenter.truth import TruthSegmenter
 from tests.data.tiny_coco import PICTURES, SIZE, true_mask, write_coco
 
@@ -283,7 +283,7 @@ def test_what_is_no_coco_is_one_clear_line(folder: str, tmp_path: Path) -> None:
 
 
 def test_the_config_builds_the_source(folder: str) -> None:
-    node = OmegaConf.load(config_dir() / "data" / "coco.yaml")
+    node = OmegaConf.load(configs_folder() / "data" / "coco.yaml")
     cfg = OmegaConf.merge({"seed": 5}, {"data": node}, {"data": {"source": {"folder": folder}}})
     data = build(cfg.data)
     assert len(data.source) == 8

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from nam.errors import InputError
 from nam.evaluate.agreement import (
-    Absolute,
     bootstrap,
     paired_bootstrap,
     pearson,
@@ -77,12 +76,11 @@ def test_recall_is_its_expectation_over_equal_values(k: int) -> None:
         assert recall_at(scores, truth, k) == pytest.approx(by_lot(scores, truth, k))
 
 
-@pytest.mark.parametrize(("absolute", "expected"), [("none", 1 / 2), ("truth", 1 / 2), ("both", 1.0)])
-def test_recall_by_size(absolute: Absolute, expected: float) -> None:
+def test_recall_goes_by_the_sign() -> None:
     truth = np.array([-9.0, 3.0, 2.0, -1.0])
     scores = np.array([-5.0, 1.0, 0.0, 0.5])
     # The truth's top 2: {1, 2} as it stands, {0, 1} by size. The scores': {1, 3}, {0, 1}.
-    assert recall_at(scores, truth, 2, absolute=absolute) == expected
+    assert recall_at(scores, truth, 2) == 1 / 2
 
 
 @given(ROWS, st.integers(1, 3))
@@ -196,8 +194,6 @@ def test_other_questions_are_refused() -> None:
     for k in (0, 4):
         with pytest.raises(InputError, match=f"k={k}"):
             recall_at([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], k)
-    with pytest.raises(InputError, match="absolute must be"):
-        recall_at([1.0, 2.0], [1.0, 2.0], 1, absolute="scores")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="finite figure of each prompt"):
         bootstrap([], rng=rng)
     with pytest.raises(InputError, match="finite figure of each prompt"):

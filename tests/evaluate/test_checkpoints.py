@@ -40,7 +40,7 @@ def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
     weights = load_file(file)
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 weights are missing .* first .*layer\.1\.output\.dense\.weight"):
+    with pytest.raises(ModelError, match=r"1 missing keys, first .*layer\.1\.output\.dense\.weight"):
         load_scene_similarity(tmp_path)
 
 
@@ -51,7 +51,17 @@ def test_an_embedder_needs_no_pooler(tmp_path: Path) -> None:
         {k: v for k, v in load_file(file).items() if "pooler" not in k}, file, metadata={"format": "pt"}
     )
     assert load_embedder(tmp_path)(["a cat"])[0].vectors.isfinite().all()
-    with pytest.raises(ModelError, match="2 weights are missing"):
+    with pytest.raises(ModelError, match="2 missing keys"):
+        load_scene_similarity(tmp_path)
+
+
+def test_a_nan_among_weights_is_refused(tmp_path: Path) -> None:
+    write_similarity(tmp_path)
+    file = tmp_path / "similarity" / "model.safetensors"
+    weights = load_file(file)
+    weights["bert.pooler.dense.bias"][0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"pooler\.dense\.bias holds NaN or infinity"):
         load_scene_similarity(tmp_path)
 
 

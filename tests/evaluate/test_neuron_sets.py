@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import combinations, product
 
 import pytest
-import torch
 
 from nam.errors import InputError
 from nam.evaluate.distribution import layer_distribution
@@ -15,30 +14,14 @@ from nam.evaluate.invariance import (
     cross_sample_invariance,
     overlap,
 )
-from nam.evaluate.rankings import ranking_of, rankings_of, top
+from nam.evaluate.rankings import top
 from nam.evaluate.specificity import KAPPAS, specificity
-from nam.store.rows import neuron_rows, rank_neurons
-from nam.types import Concept, Neuron, Scores
+from nam.types import Neuron
 
 
 def units(*numbers: int) -> tuple[Neuron, ...]:
     """Neurons of layer 0."""
     return tuple(Neuron(0, number) for number in numbers)
-
-
-def test_rankings_are_read_from_a_runs_rows() -> None:
-    import pandas as pd
-
-    scores = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    frames, expected = [], {}
-    for index, modality in enumerate(("text", "image")):
-        one = Scores(Concept("horse"), modality, "nam", scores[index], scores[index])  # type: ignore[arg-type]
-        frames.append(neuron_rows(index, f"s{index}", one, top=7, words=None).to_pandas())
-        expected[f"s{index}", "horse", modality, "nam"] = ranking_of(rank_neurons(scores[index], count=7))
-    rows = pd.concat(frames).sample(frac=1, random_state=0)  # their order is the rank's, not the table's
-    assert rankings_of(rows) == expected
-    first = next(iter(expected.values()))
-    assert scores[0][first[0].layer, first[0].unit] == scores[0].max()
 
 
 def test_a_top_is_never_silently_shorter() -> None:

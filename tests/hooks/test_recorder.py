@@ -120,3 +120,24 @@ def test_no_samples_give_no_records(shared_gill: GILL) -> None:
     recorder = Recorder(shared_gill)
     assert shared_gill.generate(prompt=[], record=recorder) == []
     assert recorder.recorded == ()
+
+
+@pytest.mark.parametrize("layers", [(), (1,), (1, 0)], ids=str)
+def test_some_layers_are_read_as_among_all(layers: tuple[int, ...], mllm: GILL) -> None:
+    whole, some = Recorder(mllm), Recorder(mllm, layers=layers)
+    generations = answers(mllm, record=whole)
+    with torch.no_grad():
+        mllm.replay(generations, record=some)
+    for a, b in zip(whole.recorded, some.recorded, strict=True):
+        assert a.positions == b.positions
+        assert len(b.activations) == len(layers)
+        for place, layer in enumerate(layers):
+            torch.testing.assert_close(b.activations[place], a.activations[layer], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(b.stream, a.stream, atol=1e-4, rtol=1e-4)
+        assert b.at(b.positions[1:]).activations.shape[1] == len(b.positions) - 1
+
+
+@pytest.mark.parametrize("layers", [(2,), (-1,), (0, 0)], ids=str)
+def test_layers_that_are_none_are_refused(layers: tuple[int, ...], shared_gill: GILL) -> None:
+    with pytest.raises(InputError, match="layers must be different ones of 0 to 1, got"):
+        Recorder(shared_gill, layers=layers)

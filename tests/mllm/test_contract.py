@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import nam.mllm
 from nam.editor.delta import difference
@@ -23,6 +23,7 @@ from nam.reduction.acu import AcU
 from nam.reduction.base import Method, contributions_of
 from nam.reduction.gradxact import GradXAct
 from nam.reduction.nam import Nam
+from nam.reduction.versions import Versions
 from nam.types import PICTURE_ID, Neuron, NeuronSet
 from tests.mllm.asked import (
     MODELS,
@@ -178,6 +179,30 @@ def test_scores_do_not_depend_on_batch_padding_or_when_they_are_read(mllm: MLLM,
         assert_close(together[row], alone)
         assert_close(recorded[row], alone)
         assert float(alone.std()) > 0
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_versions_of_the_first_layer_are_what_a_whole_forward_makes_of_each(
+    name: str, gill_folder: Path, resume: bool
+) -> None:
+    mllm = made(name, gill_folder, torch.float64)
+    context = contexts(mllm, answers(made(name, gill_folder))[1:2])[0]  # with a picture, if it can see one
+    at = list(context.target.positions)
+    given = torch.stack([2 * context.activations[0], context.activations[0].flip(-1)])
+    found = Versions.of(context, resume=resume).hidden(given, layer=0)
+    for values, hidden in zip(given, found, strict=True):
+
+        def write(module: nn.Module, read: tuple[Tensor], values: Tensor = values) -> tuple[Tensor]:
+            rows = read[0].reshape(-1, values.shape[-1]).index_copy(0, torch.tensor(at), values)
+            return (rows.reshape(read[0].shape),)
+
+        handle = mllm.ffn_sites[0].linear.register_forward_pre_hook(write)
+        try:
+            expected = mllm.replay([context.generation]).hidden[0, at]
+        finally:
+            handle.remove()
+        assert_close(hidden, expected, share=1e-6)
+    assert not torch.allclose(*found, rtol=0.01)
 
 
 def test_half_precision_is_close(name: str, gill_folder: Path) -> None:

@@ -17,9 +17,8 @@ def random(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("rows", [random(5, 33), random(2, 7, 33), random(9, 2, 33)[:, 1:], random(1, 33)])
 @pytest.mark.parametrize("weight", [random(17, 33), random(33, 17).T, random(34, 33)[::2]])
-@pytest.mark.parametrize("biased", [True, False])
-def test_it_is_as_near_to_float64_as_pytorch(rows: Tensor, weight: Tensor, biased: bool) -> None:
-    bias = random(17) if biased else None
+@pytest.mark.parametrize("bias", [random(17), random(34)[::2], random(1).expand(17), None])
+def test_it_is_as_near_to_float64_as_pytorch(rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     exact = functional.linear(rows.double(), weight.double(), None if bias is None else bias.double())
     found = linear(rows, weight, bias)
     assert found.dtype == torch.float32

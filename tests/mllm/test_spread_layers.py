@@ -27,7 +27,7 @@ from nam.mllm.fingerprint import fingerprint, part_digests
 from nam.mllm.gill import GILL
 from nam.mllm.resting import RestingLinear
 from nam.mllm.spread import spread
-from nam.mllm.words import neuron_words
+from nam.mllm.words import WordBook
 from nam.modules.editing import EditingModule
 from nam.reduction.base import Method, contexts_of
 from nam.types import Modality, Neuron
@@ -97,7 +97,7 @@ def test_a_spread_model_of_any_family_answers_and_is_attributed_alike(
             assert one.device == CARDS[0]
             assert torch.equal(one.cpu(), other)
     neurons = [Neuron(layer, 3) for layer in range(len(model.ffn_sites))]
-    assert neuron_words(model, neurons) == neuron_words(plain, neurons)
+    assert WordBook(model)(neurons) == WordBook(plain)(neurons)
     assert (fingerprint(model), part_digests(model)) == (fingerprint(plain), part_digests(plain))
 
 

@@ -25,7 +25,7 @@ from nam.mllm.probe import probe_sites
 from nam.mllm.tiny_vlm import FAMILIES, read_tiny_vlm, write_tiny_vlm
 from nam.mllm.vlm import VLM
 from nam.mllm.vlm_folder import read_vlm
-from nam.mllm.words import neuron_words
+from nam.mllm.words import WordBook
 from nam.store import Run
 from nam.types import PICTURE_ID, Neuron
 from tests.runs import run_command
@@ -208,12 +208,16 @@ def test_a_norm_or_a_factor_behind_the_ffn_is_known() -> None:
     for model in (gemma, granite):
         with pytest.raises(ModelError, match="stands between FFN and residual stream"):
             read_final_norm(model)
-    site = gemma.ffn_sites[0]
-    arriving = (1 + site.between.weight) * site.value_vectors[:, 5]  # type: ignore[union-attr, operator]
-    logits = gemma.unembedding @ arriving
     special = {id_ for id_, token in gemma.tokenizer.added_tokens_decoder.items() if token.special}
-    best = next(id_ for id_ in logits.argsort(descending=True).tolist() if id_ not in special)
-    assert neuron_words(gemma, [Neuron(0, 5)], count=1) == [(gemma.tokenizer.decode([best]).strip(),)]
+    neurons, expected = [Neuron(1, 2), Neuron(0, 5), Neuron(1, 7)], []
+    for neuron in neurons:
+        site = gemma.ffn_sites[neuron.layer]
+        value = site.value_vectors[:, neuron.unit]
+        arriving = (1 + site.between.weight) * value  # type: ignore[union-attr, operator]
+        logits = gemma.unembedding @ arriving
+        best = next(id_ for id_ in logits.argsort(descending=True).tolist() if id_ not in special)
+        expected.append((gemma.tokenizer.decode([best]).strip(),))
+    assert WordBook(gemma, count=1)(neurons) == expected
 
 
 def test_every_site_of_a_7b_model_is_found_without_its_weights() -> None:

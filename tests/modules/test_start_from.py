@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from nam.app.build import build
 from nam.app.config import compose
 from nam.errors import ModelError
-from nam.mllm.gill_folder import GLUE_FILE, weights_folder
+from nam.folders import weights_folder
+from nam.mllm.gill_folder import GLUE_FILE
 
 WEIGHTS = weights_folder("tiny_gill")
 #: Part -> where its weights are in the module, and in which file.

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 import nam.reduction
 from nam.app.build import build as build_node
-from nam.app.config import config_dir
 from nam.errors import ScoreError
+from nam.folders import configs_folder
 from nam.hooks import Recorder
 from nam.mllm.gill import GILL
 from nam.reduction.base import Method, contexts_of, scores_of
@@ -38,7 +38,7 @@ def find_methods() -> dict[str, type[Method]]:
 
 
 METHODS = find_methods()
-YAMLS = sorted((config_dir() / "reduction").glob("*.yaml"))
+YAMLS = sorted((configs_folder() / "reduction").glob("*.yaml"))
 
 
 def scale_of(scores: torch.Tensor) -> float:
@@ -75,7 +75,7 @@ def test_every_yaml_builds_a_method_with_its_own_defaults(path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_has_a_yaml_that_says_all_its_defaults(name: str) -> None:
     assert METHODS[name].name == name
-    node = OmegaConf.load(config_dir() / "reduction" / f"{name}.yaml")
+    node = OmegaConf.load(configs_folder() / "reduction" / f"{name}.yaml")
     assert build_node(node) == METHODS[name]()
     assert set(node) == {"_target_", *(field.name for field in fields(METHODS[name]))}
 

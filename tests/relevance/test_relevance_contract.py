@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from nam.app.build import build
-from nam.app.config import config_dir
 from nam.errors import ConfigError, ModelError
+from nam.folders import configs_folder
 from nam.mllm.gill import GILL
 from nam.mllm.gill_folder import read_gill
 from nam.relevance.base import Relevance, RelevanceError, RelevanceMap
 from tests.relevance.cases import draw, hooks_of, square, state_of
 
-YAMLS = sorted((config_dir() / "relevance").glob("*.yaml"))
+YAMLS = sorted((configs_folder() / "relevance").glob("*.yaml"))
 
 #: U-Net passes of each provider for a picture of 2 guided steps: forward, and backward.
 PASSES = {"gradient": (4, 4), "last": (4, 4), "levels": (1, 1), "attention": (1, 0)}

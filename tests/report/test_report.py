@@ -21,6 +21,7 @@ from rich.console import Console
 from nam.app.closing import print_closing
 from nam.report import build_report
 from nam.report.figures import layer_counts
+from nam.report.html import error_views
 from nam.report.leads import leads_of
 from nam.report.tops import NOT_KEPT, own_words, top_neurons
 from nam.report.views import ConceptView, NeuronView, concept_view
@@ -205,7 +206,7 @@ def test_several_methods_stand_apart(tmp_path: Path) -> None:
 def closing(folder: Path) -> str:
     """What the run prints when it is done."""
     console = Console(file=StringIO(), width=200)
-    print_closing(folder, console=console)
+    print_closing(folder, top_neurons(Run(folder)), console=console)
     return console.file.getvalue()
 
 
@@ -242,6 +243,44 @@ def test_reasons_that_are_left_out_are_counted(tmp_path: Path) -> None:
     assert "and 3 more reasons, all in the report" in printed
     _run(tmp_path / "few", bad[:8])
     assert "more reasons" not in closing(tmp_path / "few")
+
+
+def test_reasons_come_by_their_number_then_as_they_appeared(tmp_path: Path) -> None:
+    reasons = ["a", *"b" * 3, "c", *"d" * 8, *"b" * 2, "c"]
+    bad = [
+        replace(result(0), index=i, id=f"s{i}", scores=(), errors=(("", reason),))
+        for i, reason in enumerate(reasons)
+    ]
+    run = _run(tmp_path, [*bad, replace(result(0), index=len(bad), id="good")])
+    found = [(view.reason, view.count, view.ids) for view in error_views(run)]
+    assert found == [
+        ("d", 8, ("s5", "s6", "s7", "s8", "s9", "s10")),
+        ("b", 5, ("s1", "s2", "s3", "s13", "s14")),
+        ("c", 2, ("s4", "s15")),
+        ("a", 1, ("s0",)),
+    ]
+
+
+def test_words_are_read_once_however_many_concepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [result(index) for index in range(3)]
+    both = [
+        replace(one, scores=(*one.scores, *(replace(s, method="acu") for s in one.scores))) for one in made
+    ]
+    run = _run(tmp_path, both, top=1)
+    asked: list[int] = []
+    words_of = Run.words
+
+    def count(run: Run, neurons: Any) -> dict[tuple[int, int], str]:
+        asked.append(1)
+        return words_of(run, neurons)
+
+    monkeypatch.setattr(Run, "words", count)
+    page = build_report(run, top=3).read_text(encoding="utf-8")
+    assert len(asked) == 1
+    tops = top_neurons(run, top=3)
+    assert build_report(run, top=3, tops=tops).read_text(encoding="utf-8") == page
+    print_closing(tmp_path, tops, console=Console(file=StringIO()))
+    assert len(asked) == 2
 
 
 def test_nothing_from_data_enters_the_page_unescaped(tmp_path: Path) -> None:
@@ -327,7 +366,7 @@ def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path:
     assert stored[places].to_numpy().tolist() == [list(place) for place in expected]
     tops = top_neurons(run, top=3)
     assert tops[tops["modality"] == "text"][places].to_numpy().tolist() == [list(place) for place in expected]
-    view = concept_view(run, "horse", (), "nam", top=3)
+    view = concept_view(run, "horse", (), "nam", top=3, words={})
     assert [row.name for row in view.text] == [f"L{layer}.U{unit}" for layer, unit in expected]
     shown = re.findall(r"L(\d+)\.U(\d+)", closing(tmp_path))
     assert [(int(layer), int(unit)) for layer, unit in shown[::2]] == expected

@@ -1,4 +1,4 @@
-"""Specks, holes and outlines, on masks small enough to see."""
+"""Specks and holes, on masks small enough to see."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nam.segmenter.cleanup import clean, contours
+from nam.segmenter.cleanup import clean
 
 
 def mask_from(*rows: str) -> NDArray[np.bool_]:
@@ -54,7 +54,6 @@ def test_an_empty_mask_stays_empty_and_a_full_one_full() -> None:
     for value in (False, True):
         mask = np.full((8, 6), value)
         np.testing.assert_array_equal(clean(mask, speck=0.1), mask)
-    assert contours(np.zeros((8, 6), dtype=bool)) == ()
 
 
 @settings(max_examples=30, deadline=None)
@@ -65,14 +64,3 @@ def test_a_clean_mask_stays_as_it_is(seed: int, speck: float) -> None:
     assert once.shape == mask.shape
     assert once.dtype == np.bool_
     np.testing.assert_array_equal(clean(once, speck=speck), once)
-
-
-def test_outlines_run_along_the_masks_own_pixels() -> None:
-    mask = np.zeros((9, 12), dtype=bool)
-    mask[2:7, 3:10] = True
-    (outline,) = contours(mask)
-    assert outline.dtype == np.int32
-    on_border = {(x, y) for x in range(3, 10) for y in range(2, 7) if x in (3, 9) or y in (2, 6)}
-    assert {tuple(point) for point in outline.tolist()} == on_border
-    mask[4, 6] = False
-    assert len(contours(mask)) == 2

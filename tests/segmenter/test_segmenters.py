@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from nam.app.build import build
-from nam.app.config import config_dir
 from nam.errors import ConfigError, InputError, ModelError
+from nam.folders import configs_folder
 from nam.segmenter.base import Mask, Segmenter
 from nam.segmenter.names import class_of
 from nam.segmenter.scenes import CLASSES, SIDE, SceneSegmenter, mask_of
@@ -200,7 +200,7 @@ def test_foreign_or_missing_weights_are_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((config_dir() / "segmenter").glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted((configs_folder() / "segmenter").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_every_config_builds_a_segmenter(path: Path) -> None:
     assert isinstance(build(OmegaConf.load(path)), Segmenter)  # type: ignore[arg-type]

@@ -113,6 +113,25 @@ def test_equal_scores_rank_by_layer_and_unit() -> None:
     assert rank_neurons(scores, count=3).tolist() == [[2, 7], [0, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 119, 120, 500])
+@pytest.mark.parametrize("active", [False, True])
+def test_neurons_rank_by_score_then_activation_then_place(count: int, active: bool) -> None:
+    generator = torch.Generator().manual_seed(count)
+    for values in (1, 4, 10_000):
+        scores = torch.randint(-values, values, (LAYERS, UNITS), generator=generator) / 7
+        activations = torch.randint(0, 3, (LAYERS, UNITS), generator=generator).float()
+        found = rank_neurons(scores, count=count, activations=activations if active else None)
+        places = [(layer, unit) for layer in range(LAYERS) for unit in range(UNITS)]
+        places.sort(key=lambda at: (-scores[at], -activations[at] if active else 0, at))
+        assert [tuple(at) for at in found.tolist()] == places[:count]
+
+
+def test_neurons_without_a_number_rank_first() -> None:
+    scores = torch.tensor([[1.0, float("nan"), 3.0], [2.0, float("nan"), 0.0]])
+    for count, expected in ((1, [[0, 1]]), (3, [[0, 1], [1, 1], [0, 2]])):
+        assert rank_neurons(scores, count=count).tolist() == expected
+
+
 def test_scores_of_another_model_are_refused(tmp_path: Path) -> None:
     concept = Concept("horse")
     small = Scores(concept, "text", "nam", torch.zeros(1, 2), torch.zeros(1, 2))
