@@ -162,7 +162,7 @@ def _draw(mllm: GILL, regions: Sequence[Region]) -> None:
     hidden = torch.stack([region.hidden for region in regions]).to(mllm.unembedding)
     noise = mllm.diffusion.noise([region.generation.seed for region in regions], like=hidden)
     with torch.inference_mode():
-        mllm.render(hidden, noise, cast(DrawSettings, regions[0].generation.drawn)).cpu()
+        mllm.drawers["image"].render(hidden, noise, cast(DrawSettings, regions[0].generation.drawn)).cpu()
 
 
 def providers() -> list[str]:

@@ -131,6 +131,7 @@ def _drawn(mllm: GILL, generation: Generation, hidden: Tensor) -> Tensor:
     settings = cast(DrawSettings, generation.drawn)
     noise = mllm.diffusion.noise([generation.seed], like=hidden)
     parts = [
-        mllm.render(part, noise.expand(len(part), -1, -1, -1), settings) for part in hidden.split(_BATCH)
+        mllm.drawers["image"].render(part, noise.expand(len(part), -1, -1, -1), settings)
+        for part in hidden.split(_BATCH)
     ]
     return torch.cat(parts)

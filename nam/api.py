@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from nam.checks import expect, whole
 from nam.data.concepts import concept_of
-from nam.errors import ConfigError, InputError, TargetError
+from nam.errors import InputError, TargetError
 from nam.mllm.base import MLLM
 from nam.mllm.words import WordBook
-from nam.options import option
+from nam.options import part
 from nam.reduction.base import Method, contexts_of, scores_of
 from nam.regions import ALWAYS, TimeRange, regions_of
 from nam.relevance.base import Relevance, RelevanceMap
@@ -121,9 +120,9 @@ def attribute(
     expect(Generation, generation, "generation: expected one answer, as mllm.generate gives it")
     concept = concept_of(concept) if isinstance(concept, str) else concept
     expect(Concept, concept, "concept: expected a word such as 'horse', or a nam.types.Concept")
-    method: Method = _part(Method, "reduction", reduction)
-    provider: Relevance = _part(Relevance, "relevance", relevance)
-    chosen: Segmenter = _part(Segmenter, "segmenter", segmenter)
+    method: Method = part(Method, "reduction", reduction)
+    provider: Relevance = part(Relevance, "relevance", relevance)
+    chosen: Segmenter = part(Segmenter, "segmenter", segmenter)
     region = found = None
     if modality == "text":
         target = text_target(mllm, generation, concept)
@@ -178,15 +177,3 @@ def _region(
     if region.empty:
         raise TargetError(f"the mask is empty: no {concept.name} was found in the {name}")
     return region
-
-
-def _part(kind: type, group: str, given: Any) -> Any:
-    """The part itself, or the one of that name under `configs/<group>`."""
-    part = _option(group, given) if isinstance(given, str) else given
-    what = f"{group}: expected one name under configs/{group}, or a {kind.__name__} object"
-    expect(kind, part, what, error=ConfigError)
-    return part
-
-
-#: Options hold no state but a segmenter's network, which is read once.
-_option = lru_cache(maxsize=32)(option)

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,15 +23,14 @@ from nam.editor.delta import Delta, EditError, difference, require_neurons
 from nam.editor.ranking import means_of_works, rankings_of
 from nam.editor.select import Selection, refuse_impossible, select, shape_of
 from nam.editor.token_cases import cases_of
-from nam.errors import ConfigError
 from nam.mllm.base import MLLM
 from nam.modules.editing import EditingModule
-from nam.options import option
+from nam.options import option, part
 from nam.reduction.base import Method
 from nam.types import NeuronSet, Sample
 
-#: Prompts that are attributed together.
-ATTRIBUTED = 8
+#: Prompts that are attributed together, and those of each thing by which neurons are selected.
+ATTRIBUTED, SAMPLES = 8, 2
 
 
 def edit(
@@ -74,8 +73,8 @@ def edit(
     expect(MLLM, mllm, "mllm: expected a model, as nam.load gives it")
     for word in (source, target):
         expect(str, word, "source and target: expected words such as 'cat'")
-    chosen_editor: Editor = _part(Editor, "editor", editor)
-    method: Method = _part(Method, "reduction", reduction)
+    chosen_editor: Editor = part(Editor, "editor", editor)
+    method: Method = part(Method, "reduction", reduction)
     goal = Goal(concept_of(source), concept_of(target), modality)
     selection = Selection(k=k, kind=modality)
     prompts = ScenePairs(seed=whole("seed", seed, least=0))
@@ -90,6 +89,7 @@ def edit(
         pairs = [Pair(one.sample, other.sample) for one, other in asked]
     if others is None:
         others = [one.sample for one in prompts.kept(source)]
+    selected: dict[str, Any] = {}
     if neurons is None and not chosen_editor.selects:
         neurons = NeuronSet(())
     if neurons is None:
@@ -104,11 +104,12 @@ def edit(
         _require_scores([work for work in works if work.concept.name == source], source, selection)
         means = means_of_works(works, method.name)
         neurons = select(rankings_of(means, source, contrast=True), selection)
+        selected = selection.facts(method.name, contrast=True, samples=SAMPLES)
     found = cases_of(mllm, goal, pairs, others)
     problem = Problem(mllm=mllm, goal=goal, cases=found.cases)
     module = module_of(problem, chosen_editor, neurons, seed=seed)
     fit(module)
-    return delta_of(module, found, manifest={"seed": seed, "k": k})
+    return delta_of(module, found, pairs=pairs, manifest=selected)
 
 
 def _require_scores(works: Sequence[Work], source: str, selection: Selection) -> None:
@@ -124,15 +125,8 @@ def _require_scores(works: Sequence[Work], source: str, selection: Selection) ->
             )
 
 
-def _part(kind: type, group: str, chosen: Any) -> Any:
-    """An editor or a method, given as itself or by its name."""
-    found = option(group, chosen) if isinstance(chosen, str) else chosen
-    expect(kind, found, f"{group}: expected an object or a name under configs/{group}", error=ConfigError)
-    return found
-
-
 def attribute_things(
-    attributor: Attributor, *, concepts: Sequence[str] = (), samples: int = 2, seed: int = 0
+    attributor: Attributor, *, concepts: Sequence[str] = (), samples: int = SAMPLES, seed: int = 0
 ) -> list[Work]:
     """Attribute a few requests to draw things of the scenes; all things where none are named."""
     items = ScenePrompts(
@@ -173,30 +167,45 @@ def fit(module: EditingModule) -> None:
         trainer.fit(module)
 
 
-def delta_of(module: EditingModule, found: Cases, *, manifest: dict[str, Any]) -> Delta:
+def delta_of(
+    module: EditingModule,
+    found: Cases,
+    *,
+    pairs: Sequence[Pair] = (),
+    manifest: Mapping[str, Any] | None = None,
+) -> Delta:
     """The delta that a fitted module stands for, with what made it.
+
+    Args:
+        module: Fitted.
+        found: What it worked on.
+        pairs: The requests that this is made of.
+        manifest: What else is to be said, such as how the neurons were selected.
 
     Raises:
         EditError: the editor found nothing that changes the value vectors.
     """
-    goal = module.problem.goal
+    goal, editor = module.problem.goal, module.editor
     facts = {
         "source": goal.source.name,
         "target": goal.target.name,
         "modality": goal.modality,
-        "editor": module.editor.name,
+        "editor": editor.name,
+        "settings": {key: value for key, value in vars(editor).items() if value is not None},
         "steps": int(module.global_step),
         "reached": module.reached,
         "pairs": found.used,
         "skipped": found.skipped,
-        **manifest,
+        "prompts": [pair.source.prompt for pair in pairs],
+        "seed": module.seed,
+        **(manifest or {}),
     }
     delta = difference(module.problem.mllm, module.neurons, module.found, manifest=facts)
     if not delta.norm:
+        selected = "take more of them (edit.k), or others, or " if editor.selects else ""
         raise EditError(
-            f"editor={module.editor.name} found no change of these {len(delta.neurons)} neurons that comes "
-            "closer to what is wanted: take more of them (edit.k), or others (edit.select), or raise "
-            "editor.budget or lower editor.tau"
+            f"editor={editor.name} found no change of these {len(delta.neurons)} neurons that comes closer "
+            f"to what is wanted: {selected}{editor.larger}"
         )
     return delta
 

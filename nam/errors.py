@@ -35,6 +35,15 @@ class ScoreError(NamError):
     """Scores that mean nothing: NaN or infinity in an activation or in a score."""
 
 
+def first_line(error: Exception) -> str:
+    """What another package's error says first; its type where it says nothing.
+
+    >>> first_line(ValueError("\\n  no such file\\ntry again"))
+    'no such file'
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint for a wrong name: "did you mean 'x'?" when one of `choices` is close, else the choices.
 

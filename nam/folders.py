@@ -34,4 +34,4 @@ def weights_folder(folder: str | Path) -> Path:
             return candidate
     names = [entry.name for entry in shipped.iterdir() if entry.is_dir()] if shipped.is_dir() else []
     hint = f"shipped with the package: {', '.join(sorted(names))}" if names else "the package ships none"
-    raise ModelError(f"missing weights: there is no folder {path} ({hint}); set mllm.folder")
+    raise ModelError(f"missing weights: there is no folder {path} ({hint})")

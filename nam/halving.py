@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nam.errors import ConfigError, ModelError, NamError
+from nam.errors import ConfigError, ModelError, NamError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,8 @@ def out_of_memory(error: Exception) -> bool:
 def reason(error: Exception) -> str:
     """One line for a table: the message of our own errors, type and first line of any other."""
     if isinstance(error, NamError):
-        return re.sub(r"^target \d+: ", "", str(error))
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line}"[:300]
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"[:300]
 
 
 def _halves(

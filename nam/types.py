@@ -184,9 +184,6 @@ class NeuronSet:
     def __iter__(self) -> Iterator[Neuron]:
         return iter(self.neurons)
 
-    def __contains__(self, neuron: object) -> bool:
-        return neuron in self.neurons
-
     def __and__(self, other: NeuronSet) -> NeuronSet:
         return NeuronSet.of(set(self.neurons) & set(other.neurons))
 

@@ -250,5 +250,5 @@ def test_score_errors_reach_the_caller(shared_gill: GILL, monkeypatch: pytest.Mo
         return [torch.full((2, 64), float("inf"))]
 
     monkeypatch.setattr(Nam, "_score_batch", poison)
-    with pytest.raises(ScoreError, match="inf"):
+    with pytest.raises(ScoreError, match=r"^a score of nam is inf"):
         nam.attribute(shared_gill, out, concept="horse", segmenter="none")

@@ -116,7 +116,7 @@ def _fitted(
 ) -> tuple[Delta, int]:
     module = module_of(problem, editor, neurons, seed=lab.prompts.seed)
     fit(module)
-    return delta_of(module, cases, manifest={}), int(module.global_step)
+    return delta_of(module, cases), int(module.global_step)
 
 
 def _grown(lab: Lab, job: Job) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def _replay(mllm: GILL, generations: Sequence[Generation]) -> None:
 def _draw(mllm: GILL, drawn: Sequence[Generation]) -> Tensor:
     hidden = torch.stack([cast(Tensor, one.hidden) for one in drawn]).to(mllm.unembedding)
     noise = mllm.diffusion.noise([one.seed for one in drawn], like=hidden)
-    return mllm.render(hidden, noise, cast(DrawSettings, drawn[0].drawn))
+    return mllm.drawers["image"].render(hidden, noise, cast(DrawSettings, drawn[0].drawn))
 
 
 def _region(generation: Generation) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.cost.pairs import Run, peak_memory, wall
 from benchmarks.quality.rows import Measure, Row, Spec
+from nam.errors import first_line
 
 #: Bytes of each of the two blocks between which a device copies; a large one holds what caches would hide.
 BLOCK = {"cuda": 2**30, "cpu": 2**24}
@@ -63,8 +64,7 @@ class Table:
         try:
             yield
         except Exception as error:  # compilers and drivers fail by many types
-            first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-            reason = f"{type(error).__name__}: {first}"[:200]
+            reason = f"{type(error).__name__}: {first_line(error)}"[:200]
             self.rows.append(Row(self.title, Spec(name, name, unit=unit), None, reason))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

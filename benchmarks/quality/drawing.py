@@ -123,7 +123,7 @@ def map_to_text_tower(bench: Bench) -> dict[str, Measure]:
             hidden = torch.stack([h for h in (answers[i].hidden for i in drawing) if h is not None])
             wanted = text_states(bench.mllm, [canonical_facts(asked[i]) for i in drawing])
             with torch.inference_mode():
-                error = (bench.mllm.conditioning(hidden.to(wanted)) - wanted).square()
+                error = (bench.mllm.drawers["image"].conditioning(hidden.to(wanted)) - wanted).square()
             variance = (wanted - wanted.mean(0)).square().mean()
             per_seed.append((1 - error.mean(dim=(1, 2)) / variance).tolist())
         if per_seed:

@@ -18,10 +18,12 @@ from nam.app.closing import print_closing
 from nam.app.command import FAILED, INTERRUPTED, TERMINATED, command
 from nam.app.config import claim_run_folder, rank
 from nam.app.quiet import hush, say
-from nam.app.resuming import done_of, refuse_other_data, refuse_run_folder
+from nam.app.resuming import done_of, only_report_left, refuse_other_data, refuse_other_job
 from nam.app.settings import SETTLED, check_attribution
 from nam.app.totals import RunTotals, metrics_of
 from nam.errors import ConfigError
+from nam.report.pages import REPORT_FILE
+from nam.store.schema import METRICS_FILE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from nam.store.callback import StoreWriter
 
 
-@command("attribute", settled=SETTLED)
+@command("attribute", check=refuse_other_job)
 def main(cfg: DictConfig) -> Path:
     """Attribute every sample of `cfg.data`. Returns the path of the report; the exit code is 1 where not a
     single sample could be attributed."""
@@ -51,7 +53,7 @@ def main(cfg: DictConfig) -> Path:
         from nam.app import leaderboard, named
 
         return named.run(cfg) if cfg.evaluate["_target_"] == named.TARGET else leaderboard.run(cfg)
-    if refuse_run_folder(cfg):
+    if only_report_left(cfg):
         return _report_late(cfg)
     started = time.perf_counter()
     data = build(cfg.data)
@@ -85,7 +87,7 @@ def main(cfg: DictConfig) -> Path:
     trainer.strategy.barrier("finished")
     if trainer.is_global_zero:
         fail_without_scores(cfg.run_dir)
-    return Path(cfg.run_dir, "report.html")
+    return Path(cfg.run_dir, REPORT_FILE)
 
 
 def manifest_of(
@@ -214,6 +216,6 @@ def report_on(cfg: DictConfig, metrics: dict[str, Any]) -> DataFrame:
     run = Run(cfg.run_dir)
     tops = top_neurons(run, top=cfg.report.top)
     metrics["own_words"] = own_words(run, tops)
-    write_json(run.folder / "metrics.json", metrics)
+    write_json(run.folder / METRICS_FILE, metrics)
     build_report(run, top=cfg.report.top, samples=cfg.report.samples, tops=tops)
     return tops

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -19,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from nam.checks import LISTS, SCALARS, conforms, hints_of, in_words
 from nam.errors import ConfigError, NamError, nearest
 
 #: What a configuration may build of this package. Not all of it: who hands over a run folder is not to write
@@ -36,8 +36,6 @@ THEIRS = (
 )
 _HOMES = (*OURS, "torch.optim.", "lightning.")
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-_SCALARS = (bool, int, float, str, type(None))
-_LISTS = (list, tuple, Sequence)
 
 
 def build(node: DictConfig, **extra: Any) -> Any:
@@ -94,32 +92,12 @@ def check_call(target: Callable[..., Any], settings: Mapping[str, Any], *, where
     for name in named:
         if parameters[name].default is inspect.Parameter.empty and name not in settings:
             raise ConfigError(f"'{at}{name}' is missing: {label} needs it")
-    hints = _hints(target)
+    hints = hints_of(target)
     for name, value in settings.items():
         if name in hints and not conforms(value, hints[name]):
-            if value is not None and isinstance(value, _SCALARS) and _is_list(hints[name]):
+            if value is not None and isinstance(value, SCALARS) and _is_list(hints[name]):
                 raise ConfigError(f"expected a list: {at}{name}=[{value}]")
-            raise ConfigError(f"{at}{name} must be {_say(hints[name])}, got {value!r}")
-
-
-def conforms(value: Any, hint: Any) -> bool:
-    """Whether a plain value may be given where `hint` is asked; hints beyond scalars and sequences pass."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(conforms(value, arg) for arg in args)
-    if origin is typing.Literal:
-        return any(value == arg and type(value) is type(arg) for arg in args)
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if origin in _LISTS:
-        return isinstance(value, (list, tuple)) or not isinstance(value, _SCALARS)
-    return True
+            raise ConfigError(f"{at}{name} must be {in_words(hints[name])}, got {value!r}")
 
 
 def _check(node: Any, where: str, given: dict[str, Any]) -> None:
@@ -172,21 +150,5 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     return named, True
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-    try:
-        return typing.get_type_hints(inspect.unwrap(function))
-    except (NameError, TypeError, AttributeError):  # a forward reference that cannot be resolved here
-        return {}
-
-
 def _is_list(hint: Any) -> bool:
-    return any(typing.get_origin(one) in _LISTS for one in (hint, *typing.get_args(hint)))
-
-
-def _say(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(repr(arg) for arg in typing.get_args(hint))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_say(arg) for arg in typing.get_args(hint)))
-    return "null" if hint in (None, type(None)) else getattr(hint, "__name__", str(hint))
+    return any(typing.get_origin(one) in LISTS for one in (hint, *typing.get_args(hint)))

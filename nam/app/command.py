@@ -35,6 +35,7 @@ from nam.app.loggers import end_records
 from nam.app.quiet import log_apart, say
 from nam.errors import ConfigError, NamError
 from nam.folders import configs_folder
+from nam.store.files import CONFIG_FILE
 
 Task = Callable[[DictConfig], Any]
 
@@ -43,7 +44,7 @@ FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 _FULL = "HYDRA_FULL_ERROR"
 
 
-def command(name: str, *, settled: Collection[str] = ()) -> Callable[[Task], Callable[[], None]]:
+def command(name: str, *, check: Task = check_run_folder) -> Callable[[Task], Callable[[], None]]:
     """Make a task (configuration -> result) the command whose primary configuration is `<name>.yaml`.
 
     The run folder's stamp is put in the environment before Hydra starts, so that the rank processes of a
@@ -52,7 +53,7 @@ def command(name: str, *, settled: Collection[str] = ()) -> Callable[[Task], Cal
 
     Args:
         name: Of the command.
-        settled: What its results depend on: the same in a finished job of a sweep that goes on.
+        check: Raises ConfigError where the run folder holds a job that was asked for something else.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -71,7 +72,7 @@ def command(name: str, *, settled: Collection[str] = ()) -> Callable[[Task], Cal
                     os.environ.pop(_FULL, None)
                 folder, failed = Path(HydraConfig.get().runtime.output_dir), True
                 try:
-                    result = _run_job(name, task, cfg, settled)
+                    result = _run_job(name, task, cfg, check)
                     failed = False
                     return result
                 except (NamError, HydraException, OmegaConfBaseException) as error:
@@ -111,14 +112,14 @@ def command(name: str, *, settled: Collection[str] = ()) -> Callable[[Task], Cal
     return decorate
 
 
-def _run_job(name: str, task: Task, cfg: DictConfig, settled: Collection[str]) -> Any:
-    given = list(HydraConfig.get().overrides.task)
+def _run_job(name: str, task: Task, cfg: DictConfig, check: Task) -> Any:
+    cfg.overrides = given = list(HydraConfig.get().overrides.task)
     refuse_unknown_keys(cfg, name)
     refuse_repeats(given)
     if cfg.resume and name != "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = folder = HydraConfig.get().runtime.output_dir
-        cfg.resume = folder if Path(folder, "config.yaml").is_file() else None
-        if _is_done(cfg, settled):
+        cfg.resume = folder if Path(folder, CONFIG_FILE).is_file() else None
+        if _is_done(cfg, check):
             return None
     elif not cfg.resume:
         cfg.run_dir = HydraConfig.get().runtime.output_dir
@@ -127,12 +128,11 @@ def _run_job(name: str, task: Task, cfg: DictConfig, settled: Collection[str]) -
             f"resume={cfg.resume} goes on in that folder: leave run_dir={cfg.run_dir} out, or leave resume "
             "out to begin a new run there"
         )
-    cfg.overrides = given
     HydraConfig.instance().cfg = None
     return task(cfg)
 
 
-def _is_done(cfg: DictConfig, settled: Collection[str]) -> bool:
+def _is_done(cfg: DictConfig, check: Task) -> bool:
     """Whether a job of a sweep that goes on has come to its end, report included; every process says the same
     of a job that it would otherwise take part in. Raises ConfigError where it was another job."""
     from nam.report.pages import REPORT_FILE
@@ -140,7 +140,7 @@ def _is_done(cfg: DictConfig, settled: Collection[str]) -> bool:
 
     if not cfg.resume or not is_finished(cfg.run_dir):
         return False
-    check_run_folder(cfg, settled=settled)
+    check(cfg)
     if rank() != 0:
         return True
     done = Path(cfg.run_dir, REPORT_FILE).is_file()
@@ -157,7 +157,7 @@ def _in_one_piece(arguments: list[str]) -> list[str]:
 def _with_own_settings(arguments: list[str]) -> list[str]:
     """The command line of a resumed run: what it was started with, then what is given now."""
     at = next((i for i, argument in enumerate(arguments) if argument.startswith("resume=")), None)
-    path = Path("" if at is None else _value(arguments[at]), "config.yaml")
+    path = Path("" if at is None else _value(arguments[at]), CONFIG_FILE)
     if at is None or not path.is_file():
         return arguments
     found: Any = OmegaConf.to_container(read_run_config(path), resolve=False)

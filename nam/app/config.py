@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nam.errors import ConfigError
 from nam.folders import PACKAGE, configs_folder
+from nam.store.files import CONFIG_FILE
 
 STAMP = "NAM_RUN_STAMP"
 #: What may change when a run goes on, though the rest of its part may not.
@@ -55,10 +56,10 @@ def check_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
     """Refuse the run folder without writing anything, as `claim_run_folder` does; process 0 alone looks."""
     if rank() != 0:
         return
-    path = Path(cfg.run_dir) / "config.yaml"
+    path = Path(cfg.run_dir, CONFIG_FILE)
     if cfg.resume:
         if not path.is_file():
-            raise ConfigError(f"resume={cfg.resume}: not a run folder (it has no config.yaml)")
+            raise ConfigError(f"resume={cfg.resume}: not a run folder (it has no {CONFIG_FILE})")
         _refuse_links(Path(cfg.run_dir))
         _refuse_other_settings(cfg, read_run_config(path), settled)
     elif path.exists():
@@ -74,7 +75,7 @@ def claim_run_folder(cfg: DictConfig, *, settled: Collection[str] = ()) -> None:
     check_run_folder(cfg, settled=settled)
     if rank() != 0 or cfg.resume:
         return
-    path = Path(cfg.run_dir, "config.yaml")
+    path = Path(cfg.run_dir, CONFIG_FILE)
     try:
         with path.open("x") as file:  # of two commands at once, one gets it
             file.write(OmegaConf.to_yaml(cfg, resolve=True))

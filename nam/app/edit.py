@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from nam.app.build import build, build_all, check, check_call
 from nam.app.callbacks import Curve
 from nam.app.command import command
-from nam.app.config import claim_run_folder
+from nam.app.config import check_run_folder, claim_run_folder
 from nam.app.quiet import hush
 from nam.app.sweep import going_on
 from nam.clock import Clock
@@ -59,7 +59,13 @@ class SelectSettings:
     seed: int
 
 
-@command("edit", settled=SETTLED)
+def refuse_other_job(cfg: DictConfig) -> None:
+    """Raise ConfigError where the run folder holds an edit of other settings."""
+    read_saved(cfg)
+    check_run_folder(cfg, settled=SETTLED)
+
+
+@command("edit", check=refuse_other_job)
 @going_on
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Make (or re-apply) one edit and measure it. Returns its figures."""

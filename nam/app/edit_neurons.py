@@ -60,6 +60,13 @@ def select_neurons(cfg: DictConfig, mllm: MLLM, selection: Selection) -> NeuronS
     return select(rankings, selection)
 
 
+def facts_of(cfg: DictConfig, selection: Selection) -> dict[str, Any]:
+    """How `select_neurons` has selected, as the delta's manifest says it."""
+    chosen = cfg.edit.select
+    samples = None if cfg.edit.run else chosen.samples
+    return selection.facts(method_of(cfg), contrast=chosen.contrast, samples=samples)
+
+
 def _means(cfg: DictConfig, mllm: MLLM) -> Means:
     from nam.editor.ranking import means_of_run, read_means, write_means
 

@@ -16,6 +16,7 @@ from nam.app.build import build
 from nam.app.make_edit import CURVE_FILE, PATCH_FILE
 from nam.app.quiet import say
 from nam.clock import Clock
+from nam.store.schema import MANIFEST_FILE, METRICS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,7 @@ def load_markers(cfg: DictConfig) -> Markers:
         try:
             found[key] = None if cfg[key] is None else load(cfg[key])
         except ModelError as error:
-            raise ConfigError(f"{key}={cfg[key]}: {str(error).removesuffix('; set mllm.folder')}") from error
+            raise ConfigError(f"{key}={cfg[key]}: {error}") from error
     return Markers(**found)
 
 
@@ -127,7 +128,7 @@ def close(
     grid = before_after(groups)
     with atomic(folder / GRID_FILE) as temporary:
         grid.save(temporary, format="png")
-    write_json(folder / "metrics.json", {**figures, "before": first, "counts": counts, "matrix": tables})
+    write_json(folder / METRICS_FILE, {**figures, "before": first, "counts": counts, "matrix": tables})
     rows = rows_of(figures, first, counts, **edit)
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     manifest = finished_manifest(folder, clock)
@@ -145,7 +146,7 @@ def close(
         words=list(zip(old_words, new_words, strict=True)),
         total=len(mllm.ffn_sites) * mllm.ffn_sites[0].width,
     )
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / MANIFEST_FILE, manifest)
     track_edit(
         loggers, settings=settings, figures=figures, tables=tables, grid=grid, patch=folder / PATCH_FILE
     )
@@ -210,7 +211,7 @@ def finished_manifest(folder: Path, clock: Clock) -> dict[str, Any]:
     from nam.store.provenance import now, peak_memory
 
     return {
-        **read_json(folder / "manifest.json"),
+        **read_json(folder / MANIFEST_FILE),
         "status": "finished",
         "finished": now(),
         "seconds": dict(clock.seconds),

@@ -145,9 +145,8 @@ def _try(
     cfg: DictConfig, module: Any, data: Any, folder: Path, *, started: NDArray[np.float64], sizes: list[int]
 ) -> Tried:
     """Do all that a run does, on the chosen batches."""
-    from nam.app.attribute import report_on, writer_of
+    from nam.app.attribute import writer_of
     from nam.hooks.callback import ActivationRecorder
-    from nam.store import peak_memory
 
     mine = cfg.copy()
     mine.run_dir, mine.resume = str(folder), None
@@ -165,19 +164,17 @@ def _try(
         trainer.predict(module, datamodule=data, return_predictions=False)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stop
-    return _tried(mine, writer, np.stack([started, *times.read]), sizes, report_on, peak_memory)
+    return _tried(mine, writer, np.stack([started, *times.read]), sizes)
 
 
-def _tried(
-    cfg: DictConfig,
-    writer: StoreWriter,
-    read: NDArray[np.float64],
-    sizes: list[int],
-    report_on: Any,
-    peak: Any,
-) -> Tried:
+def _tried(cfg: DictConfig, writer: StoreWriter, read: NDArray[np.float64], sizes: list[int]) -> Tried:
+    from nam.app.attribute import report_on
+    from nam.report.pages import REPORT_FILE
+    from nam.store import peak_memory
+    from nam.store.schema import IMAGES, NEURONS_FILE, SAMPLES_FILE, SCORES_FILE, SHARDS
+
     folder = Path(cfg.run_dir)
-    shards = {kind: _bytes(folder / "shards", f"{kind}-*") for kind in ("samples", "neurons", "scores")}
+    shards = {kind: _bytes(folder / SHARDS, f"{kind}-*") for kind in ("samples", "neurons", "scores")}
     before = clocks()
     writer.finish(metrics={})
     merged = clocks()
@@ -189,15 +186,15 @@ def _tried(
         batches=spent[1:],
         merge=merged - before,
         report=clocks() - merged,
-        memory=peak(),
+        memory=peak_memory(),
         shards=Sizes(**shards),
         files=Sizes(
-            samples=_bytes(folder, "samples.parquet"),
-            neurons=_bytes(folder, "neurons.parquet"),
-            scores=_bytes(folder, "scores.safetensors"),
+            samples=_bytes(folder, SAMPLES_FILE),
+            neurons=_bytes(folder, NEURONS_FILE),
+            scores=_bytes(folder, SCORES_FILE),
         ),
-        images=_bytes(folder, "images/*"),
-        page=_bytes(folder, "report.html"),
+        images=_bytes(folder / IMAGES, "*"),
+        page=_bytes(folder, REPORT_FILE),
     )
 
 

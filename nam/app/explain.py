@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nam.app.config import compose, dotted_keys, group_options
-from nam.errors import ConfigError, NamError, nearest
+from nam.errors import ConfigError, NamError, first_line, nearest
 from nam.folders import configs_folder
 
 
@@ -24,7 +24,7 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error.missing_cfg_file, error.options or ())
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {_first_line(text)}"
+        return f"cannot read the override {error.override!r}: {first_line(error)}"
     if isinstance(error, OSError):
         return f"cannot write the run folder (set run_dir=FOLDER): {text}"
     if isinstance(error, MissingMandatoryValue) and error.full_key:
@@ -34,10 +34,8 @@ def explain(error: Exception, config_name: str, overrides: Iterable[str]) -> str
         # What is not there may be inside of the value: prompts={describ: x}
         key = str(getattr(error.__cause__, "full_key", None) or wrong.group(1))
         return f"unknown key {key!r}: {_nearest_key(key, _known_keys(config_name, overrides))}"
-    parts = [_first_line(text)]
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        parts.append(_first_line(str(error.__cause__)))
-    return ": ".join(part for part in parts if part)
+    causes = [error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else []
+    return ": ".join(map(first_line, [error, *causes]))
 
 
 def refuse_unknown_keys(cfg: DictConfig, config_name: str) -> None:
@@ -159,7 +157,3 @@ def _nearest_key(key: str, known: set[str]) -> str:
 
 def _read(path: Any) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")

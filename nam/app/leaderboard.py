@@ -32,6 +32,7 @@ from nam.app.leaderboard_checks import (
 from nam.app.quiet import say
 from nam.app.settings import SETTLED
 from nam.errors import ConfigError
+from nam.store.schema import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from nam.evaluate.judge import Judge
@@ -78,7 +79,7 @@ def _manifest(cfg: DictConfig, settings: Leaderboard, attributor: Any, folder: P
 
     methods = list(attributor.methods)
     manifest = manifest_of(cfg, attributor.mllm, methods, segmenter=attributor.segmenter)
-    path = folder / "manifest.json"
+    path = folder / MANIFEST_FILE
     if path.is_file():
         refuse_other_weights(folder, read_manifest(folder), manifest)
         refuse_finished(cfg, settings)
@@ -189,7 +190,7 @@ def _close(
         "errors": list(errors),
         "peak_memory": peak_memory(),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / MANIFEST_FILE, manifest)
     container: Any = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(settings, PaperRun):
         track_leaderboard(build_all(cfg.logger), frame_of(rows), None, settings=container)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nam.app.config import dotted_keys, read_run_config
 from nam.errors import ConfigError, ModelError
+from nam.store.files import CONFIG_FILE
 
 if TYPE_CHECKING:
     from nam.evaluate.judge import Judge
@@ -35,7 +36,7 @@ def check_resumed(cfg: DictConfig, settings: Leaderboard) -> None:
     folder = Path(cfg.run_dir)
     measured = {name for name in settings.parts if part_file(folder, name).is_file()}
     wanted = {name for name, part in settings.parts.items() if part is not None}
-    before, now = (_evaluate(one) for one in (read_run_config(folder / "config.yaml"), cfg))
+    before, now = (_evaluate(one) for one in (read_run_config(folder / CONFIG_FILE), cfg))
     for key in sorted({*dotted_keys(before), *dotted_keys(now)}) if measured else ():
         head, _, rest = key.partition(".")
         name = rest.partition(".")[0]
@@ -53,11 +54,12 @@ def check_resumed(cfg: DictConfig, settings: Leaderboard) -> None:
 
 def refuse_finished(cfg: DictConfig, settings: Leaderboard) -> None:
     """A finished run is resumed for a part that it lacks, or to write a table again that was deleted."""
+    from nam.report.pages import REPORT_FILE
     from nam.store.claim import is_finished
 
     folder = Path(cfg.run_dir)
     parts = (part_file(folder, name) for name, part in settings.parts.items() if part is not None)
-    files = (*parts, folder / TABLE_FILE, folder / PROMPTS_FILE, folder / "report.html")
+    files = (*parts, folder / TABLE_FILE, folder / PROMPTS_FILE, folder / REPORT_FILE)
     if is_finished(folder) and all(path.is_file() for path in files):
         raise ConfigError(f"resume={cfg.resume}: the run is finished: there is nothing to resume")
 
@@ -84,8 +86,7 @@ def read_judge(settings: Leaderboard) -> Judge | None:
     try:
         return load_judge(settings.judge) if settings.judge else None
     except ModelError as error:
-        why = str(error).removesuffix("; set mllm.folder")
-        raise ConfigError(f"evaluate.judge={settings.judge}: {why}") from error
+        raise ConfigError(f"evaluate.judge={settings.judge}: {error}") from error
 
 
 def check_cache(settings: Leaderboard) -> None:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from nam.app.build import build
 from nam.app.callbacks import Curve
 from nam.app.command import INTERRUPTED, TERMINATED
-from nam.app.edit_neurons import method_of, select_neurons
+from nam.app.edit_neurons import facts_of, method_of, select_neurons
 from nam.app.quiet import say
 from nam.clock import Clock
 from nam.errors import ConfigError
+from nam.store.schema import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from nam.editor.delta import Delta
@@ -58,12 +59,11 @@ def begin(cfg: DictConfig, mllm: MLLM, saved: Delta | None) -> None:
     from nam.app.attribute import manifest_of
     from nam.store.files import write_json
 
-    path = Path(cfg.run_dir, "manifest.json")
+    path = Path(cfg.run_dir, MANIFEST_FILE)
     if not path.is_file():
-        made: dict[str, Any] = {
-            "editor": str(cfg.editor["_target_"]).rpartition(".")[2].lower(),
-            "method": method_of(cfg),
-        }
+        editor = build(cfg.editor)
+        ranked = editor.selects and cfg.edit.select.by != "layer"
+        made: dict[str, Any] = {"editor": editor.name, "method": method_of(cfg) if ranked else None}
         if saved is not None:
             made = {key: saved.manifest.get(key) for key in made}
         methods = [str(made["method"])] if made["method"] else []
@@ -90,10 +90,11 @@ def make(
     with clock("cases"), Console().status("what the model should say and draw"):
         prompts = build(cfg.prompts)
         asked = zip(prompts.of(source), prompts.of(target, like=source), strict=True)
+        pairs = [Pair(one.sample, other.sample) for one, other in asked]
         found = cases_of(
             mllm,
             goal := Goal(concept_of(source), concept_of(target), cfg.edit.modality),
-            [Pair(one.sample, other.sample) for one, other in asked],
+            pairs,
             [one.sample for one in prompts.kept(source)],
             margin=cfg.edit.margin,
         )
@@ -102,15 +103,8 @@ def make(
         module = module_of(problem, editor, chosen, seed=cfg.seed)
         _fit(cfg, trainer, module)
     mllm.to(trainer.strategy.root_device)
-    manifest = {
-        "selection": OmegaConf.to_container(cfg.edit.select, resolve=True) if editor.selects else None,
-        "method": method_of(cfg) if editor.selects else None,
-        "settings": {key: value for key, value in vars(editor).items() if value is not None},
-        "prompts": [one.sample.prompt for one in prompts.of(source)],
-        "seed": cfg.seed,
-        "overrides": list(cfg.overrides),
-    }
-    delta = delta_of(module, found, manifest=manifest)
+    selected = facts_of(cfg, selection) if editor.selects else {}
+    delta = delta_of(module, found, pairs=pairs, manifest={**selected, "overrides": list(cfg.overrides)})
     write_json(Path(cfg.run_dir, CURVE_FILE), {"steps": curve.steps})
     delta.save(Path(cfg.run_dir, PATCH_FILE))
     return delta

@@ -29,6 +29,7 @@ def run(cfg: DictConfig) -> Path:
     from nam.app.attribute import manifest_of
     from nam.evaluate.named import shares, verdict
     from nam.store.files import write_json
+    from nam.store.schema import MANIFEST_FILE, METRICS_FILE
 
     written = settings.check(mllm)
     claim_run_folder(cfg)
@@ -47,8 +48,8 @@ def run(cfg: DictConfig) -> Path:
         }
         for one in written
     ]
-    write_json(folder / "manifest.json", {**manifest_of(cfg, mllm, []), "status": "finished"})
-    path = folder / "metrics.json"
+    write_json(folder / MANIFEST_FILE, {**manifest_of(cfg, mllm, []), "status": "finished"})
+    path = folder / METRICS_FILE
     write_json(path, {"verdict": sentence, "share_found": by_counting, "neurons": rows})
     _print(written, sentence, path)
     return path

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig
 
+from nam.app.build import build
 from nam.app.config import check_run_folder, rank
+from nam.app.leaderboard_checks import check_resumed
+from nam.app.named import TARGET
 from nam.app.settings import SETTLED
 from nam.errors import ConfigError
+from nam.store.schema import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from nam.data.items import Item, Source
@@ -19,11 +23,17 @@ if TYPE_CHECKING:
 HELD = 1000
 
 
-def refuse_run_folder(cfg: DictConfig) -> bool:
-    """Refuse a folder that is not for this run, before anything is loaded or written into it.
+def refuse_other_job(cfg: DictConfig) -> None:
+    """Raise ConfigError where the run folder holds a run of other settings."""
+    check_run_folder(cfg, settled=SETTLED)
+    evaluate = cfg.get("evaluate")
+    if evaluate is not None and evaluate["_target_"] != TARGET:
+        check_resumed(cfg, build(evaluate))
 
-    Returns:
-        Whether nothing is left of an interrupted run but its report.
+
+def only_report_left(cfg: DictConfig) -> bool:
+    """Whether nothing is left of an interrupted run but its report; asked before anything is loaded or
+    written into the folder.
 
     Raises:
         ConfigError: it holds another run, or none that could be resumed, or one of other settings.
@@ -44,7 +54,7 @@ def done_of(folder: str) -> frozenset[int]:
     """The samples that an interrupted run has finished."""
     from nam.store import Run
 
-    return Run(folder).done if Path(folder, "manifest.json").is_file() else frozenset()
+    return Run(folder).done if Path(folder, MANIFEST_FILE).is_file() else frozenset()
 
 
 def refuse_other_data(folder: str, source: Source) -> None:
@@ -62,7 +72,7 @@ def refuse_other_data(folder: str, source: Source) -> None:
     """
     from nam.store import Run
 
-    if not Path(folder, "manifest.json").is_file():
+    if not Path(folder, MANIFEST_FILE).is_file():
         return
     rows = Run(folder).samples[["index", "id", "prompt", "concept"]]
     chosen = np.unique(np.linspace(0, max(0, len(rows) - 1), min(HELD, len(rows))).astype(int))

@@ -16,7 +16,8 @@ from nam.app.command import command
 from nam.app.config import claim_run_folder, compose, group_options, read_run_config
 from nam.app.quiet import hush, say
 from nam.errors import ConfigError
-from nam.store.files import read_json, write_json
+from nam.store.files import CONFIG_FILE, read_json, write_json
+from nam.store.schema import METRICS_FILE
 
 Metrics = dict[str, float]
 
@@ -48,7 +49,7 @@ def main(cfg: DictConfig) -> dict[str, Metrics]:
 
 def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
     """Fit one part, write its weights to `cfg.export_dir` and its metrics to the run folder."""
-    finished = Path(cfg.run_dir, "metrics.json")
+    finished = Path(cfg.run_dir, METRICS_FILE)
     if skip_finished and finished.is_file():
         return read_json(finished)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -91,7 +92,7 @@ def _refuse_another_job(cfg: DictConfig) -> None:
     """A resumed run goes on with the part that it was training."""
     if cfg.resume is None:
         return
-    before = read_run_config(Path(cfg.resume, "config.yaml"))
+    before = read_run_config(Path(cfg.resume, CONFIG_FILE))
     then, now = ([*(job.parts or [])] or job.part.name for job in (before, cfg))
     if then != now:
         raise ConfigError(f"resume={cfg.resume} was training {then}, this command trains {now}")

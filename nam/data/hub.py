@@ -11,7 +11,7 @@ from typing import Any
 from nam.data.asking import Mentions, ask, check_asking, coco_concepts, subset
 from nam.data.concepts import concept_of
 from nam.data.items import Item
-from nam.errors import ConfigError, InputError, nearest
+from nam.errors import ConfigError, InputError, first_line, nearest
 from nam.mllm.pictures import read_picture
 from nam.types import Concept, Sample
 
@@ -83,7 +83,8 @@ class HubDataset:
                 return list(islice(found.shuffle(seed=self.seed, buffer_size=_BUFFER), self.limit))
             except Exception as error:  # of the network, and of decoders of pictures
                 raise ConfigError(
-                    f"data.source.name={self.name}: a row of the stream cannot be read ({_line(error)}): set "
+                    f"data.source.name={self.name}: a row of the stream cannot be read "
+                    f"({first_line(error)}): set "
                     "data.source.streaming=false, where such a row is passed over with its reason"
                 ) from error
         chosen: Sequence[Mapping[str, Any]] = found.select(
@@ -135,7 +136,9 @@ class HubDataset:
                 streaming=self.streaming,
             )
         except Exception as error:  # no network, a wrong name, split or config surface as many types
-            raise ConfigError(f"data.source.name={self.name}, split={self.split}: {_line(error)}") from error
+            raise ConfigError(
+                f"data.source.name={self.name}, split={self.split}: {first_line(error)}"
+            ) from error
 
     def _value(self, row: Mapping[str, Any], role: str) -> Any:
         name = self.columns.get(role)
@@ -168,12 +171,7 @@ def _read(rows: Sequence[Mapping[str, Any]], place: int) -> Mapping[str, Any]:
     try:
         return rows[place]
     except Exception as error:  # a decoder may raise anything where a picture is damaged
-        raise InputError(f"the row cannot be read: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error of another package."""
-    return next((one.strip() for one in str(error).splitlines() if one.strip()), type(error).__name__)
+        raise InputError(f"the row cannot be read: {first_line(error)}") from error
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nam.checks import whole
 from nam.data.items import Item, Source
 from nam.errors import ConfigError
 
@@ -55,10 +56,8 @@ class PredictData(L.LightningDataModule):
 
     def __init__(self, *, source: Source, batch_size: int = 8, num_workers: int = 0) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise ConfigError(f"data.num_workers must be at least 0, got {num_workers}")
+        whole("data.batch_size", batch_size, least=1, error=ConfigError)
+        whole("data.num_workers", num_workers, least=0, error=ConfigError)
         if len(source) == 0:
             raise ConfigError("data.source holds nothing to ask")
         self.source, self.batch_size, self.num_workers = source, batch_size, num_workers

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nam.checks import whole
 from nam.data.concepts import concept_of
 from nam.data.edits import Asked
 from nam.data.items import Item, modalities_of
@@ -37,8 +38,9 @@ class WordPrompts:
 
     def __post_init__(self) -> None:
         check_wordings(self.prompts, where="data.source.prompts")
-        if not self.concepts or self.repeats < 1:
-            raise ConfigError("data.source needs concepts, and repeats of at least 1")
+        whole("data.source.repeats", self.repeats, least=1, error=ConfigError)
+        if not self.concepts:
+            raise ConfigError("data.source needs concepts")
         if len(set(self.concepts)) < len(self.concepts) or not all(map(str.strip, self.concepts)):
             raise ConfigError(f"data.source.concepts: expected different words, got {list(self.concepts)}")
         try:

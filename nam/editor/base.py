@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
-from nam.checks import whole
+from nam.checks import require_choices, whole
 from nam.editor.delta import EditError
 from nam.errors import ConfigError
 from nam.types import Concept, Generation, NeuronSet
@@ -28,8 +28,9 @@ EditModality = Literal["text", "image", "both"]
 #: What a position is for: the picture is to change there, the word is, or nothing is.
 Role = Literal["image", "text", "keep"]
 
-#: In the order of `nam.editor.reach.Reached.roles`.
+#: In the order of their numbers in `nam.editor.reach.Reached.roles`, which follow.
 ROLES: tuple[Role, ...] = ("image", "text", "keep")
+IMAGE, TEXT, KEEP = range(len(ROLES))
 
 #: Where no token is to be produced.
 NO_TOKEN = -1
@@ -46,8 +47,7 @@ class Goal:
     def __post_init__(self) -> None:
         if self.source.name.casefold() == self.target.name.casefold():
             raise EditError(f"source and target of an edit are both {self.source.name!r}: set edit.target")
-        if self.modality not in ("text", "image", "both"):
-            raise EditError(f"edit.modality must be text, image or both, got {self.modality!r}")
+        require_choices(self, "edit", error=EditError)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,6 +104,8 @@ class Editor(ABC):
     Attributes:
         name: What tables call it.
         selects: Whether it changes the neurons that were selected; one that does not looks for its own.
+        larger: What to set for a larger change, as an error advises.
+        smaller: What to set for a smaller one, likewise.
         steps: Most steps.
         tolerance: Stop once at most this share of the squared distance is left.
         probability: ... and the tokens that are to be said have at least this probability, on average.
@@ -111,6 +113,8 @@ class Editor(ABC):
 
     name: ClassVar[str]
     selects: ClassVar[bool] = True
+    larger: ClassVar[str] = "try another editor"
+    smaller: ClassVar[str] = "try another editor"
     steps: int = 20
     tolerance: float = 0.02
     probability: float = 0.9

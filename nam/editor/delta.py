@@ -63,7 +63,11 @@ class Delta:
         if self.original.dtype != self.edited.dtype:
             raise EditError(f"original is {self.original.dtype}, edited is {self.edited.dtype}")
         if not bool(self.edited.isfinite().all()):
-            raise EditError("the edited value vectors are not finite: raise editor.tau or lower editor.lr")
+            precision = str(self.edited.dtype).removeprefix("torch.")
+            raise EditError(
+                f"the edited value vectors are not finite in {precision}: expected a smaller change, or one "
+                "of a model in bfloat16 or float32 (mllm.dtype)"
+            )
 
     def __repr__(self) -> str:
         made = self.manifest
@@ -162,7 +166,8 @@ class Delta:
 
     def _shared(self, deltas: Sequence[Delta]) -> list[Neuron]:
         """The neurons of this delta that any of these changes too."""
-        return [neuron for neuron in self.neurons if any(neuron in delta.neurons for delta in deltas)]
+        changed = {neuron for delta in deltas for neuron in delta.neurons}
+        return [neuron for neuron in self.neurons if neuron in changed]
 
     def _write(self, mllm: MLLM, columns: Tensor) -> None:
         """Write columns; whatever stops it half-way leaves the original ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nam.editor.base import NO_TOKEN, Case, Problem, Trained
 from nam.editor.reach import hidden_of
+from nam.mllm.base import MLLM
+from nam.mllm.drawer import drawer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class Finetune(Trained):
     """
 
     name: ClassVar[str] = "finetune"
+    larger: ClassVar[str] = "raise editor.lr or editor.steps, or lower editor.norm"
+    smaller: ClassVar[str] = "lower editor.lr"
 
     steps: int = 100
     lr: float = 0.05
@@ -49,7 +53,7 @@ class Finetune(Trained):
     def losses(
         self, problem: Problem, cases: Sequence[Case], hidden: Sequence[Tensor], change: Tensor
     ) -> dict[str, Tensor]:
-        mllm: Any = problem.mllm
+        mllm, drawer = problem.mllm, drawer_of(problem.mllm)
         states = torch.cat(list(hidden))
         with torch.no_grad():
             wanted = hidden_of(mllm, torch.cat([case.wanted for case in cases]))
@@ -64,12 +68,12 @@ class Finetune(Trained):
             found["text"] = F.cross_entropy(_logits(mllm, states[said]), tokens[said])
         if bool(drawn.any()):
             found["image"] = _relative(states[drawn], wanted[drawn])
-            if hasattr(mllm, "conditioning"):
+            if drawer is not None:
                 # The [IMG] positions of an answer, as many in each.
                 shape = (-1, next(len(case.rows("image")) for case in cases if case.rows("image")))
                 with torch.no_grad():
-                    aim = mllm.conditioning(wanted[drawn].unflatten(0, shape))
-                given = mllm.conditioning(states[drawn].unflatten(0, shape))
+                    aim = drawer.conditioning(wanted[drawn].unflatten(0, shape))
+                given = drawer.conditioning(states[drawn].unflatten(0, shape))
                 found["image"] = (found["image"] + _relative(given, aim)) / 2
         if bool(kept.any()):
             found["keep"] = self._kept(mllm, states[kept], wanted[kept], words=tokens[kept] != NO_TOKEN)
@@ -79,14 +83,14 @@ class Finetune(Trained):
         return {"loss": total, **found}
 
     @staticmethod
-    def _kept(mllm: Any, states: Tensor, wanted: Tensor, *, words: Tensor) -> Tensor:
+    def _kept(mllm: MLLM, states: Tensor, wanted: Tensor, *, words: Tensor) -> Tensor:
         """Half the hidden states' change, half the words' KL."""
         before, after = (_logits(mllm, each[words]).log_softmax(-1) for each in (wanted, states))
         apart = F.kl_div(after, before, log_target=True, reduction="sum") / max(1, int(words.sum()))
         return (_relative(states, wanted) + apart) / 2
 
 
-def _logits(mllm: Any, states: Tensor) -> Tensor:
+def _logits(mllm: MLLM, states: Tensor) -> Tensor:
     return (states @ mllm.unembedding.T).float()
 
 

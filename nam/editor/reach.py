@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nam.editor.base import ROLES, Problem
+from nam.editor.base import IMAGE, KEEP, ROLES, TEXT, Problem
 from nam.editor.columns import Changed
 from nam.editor.delta import EditError
 from nam.hooks import Recorder
+from nam.mllm.drawer import drawer_of
 from nam.mllm.norm import read_final_norm
 from nam.types import NeuronSet
 
@@ -32,7 +33,7 @@ class Reached:
         stream: What enters the final norm, (N, H) float32.
         wanted: What should, likewise.
         scale: What the final norm divides the wanted stream by, (N, 1).
-        roles: Of each position, (N,): 0 image, 1 text, 2 keep.
+        roles: Of each position, (N,): its place in `nam.editor.base.ROLES`.
         activations: Of the chosen neurons, (N, n).
     """
 
@@ -89,19 +90,19 @@ def progress(problem: Problem, reached: Reached, start: Reached) -> dict[str, fl
         `probability`: of the tokens that are to be said.
     """
     found: dict[str, float] = {}
-    for number, role in enumerate(ROLES[:2]):
+    for number in (IMAGE, TEXT):
         before = float(start.error(number))
         if before > 0:
-            found[f"{role}_left"] = float(reached.error(number)) / before
+            found[f"{ROLES[number]}_left"] = float(reached.error(number)) / before
     drawn = drawn_left(problem, reached, start)
     if drawn is not None:
         found["drawn_left"] = drawn
-    edited = start.roles != ROLES.index("keep")
+    edited = start.roles != KEEP
     asked = ((start.wanted - start.stream) / start.scale).square().sum(1)[edited].mean()
-    found["disturbed"] = float(reached.error(ROLES.index("keep")) / asked)
+    found["disturbed"] = float(reached.error(KEEP) / asked)
     tokens = [case.tokens[row] for case in problem.cases for row in case.rows("text")]
     if tokens:
-        logits = logits_of(problem.mllm, reached.stream[reached.roles == ROLES.index("text")])
+        logits = logits_of(problem.mllm, reached.stream[reached.roles == TEXT])
         rows = logits.softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])
         found["probability"] = float(rows.mean())
     return found
@@ -109,13 +110,13 @@ def progress(problem: Problem, reached: Reached, start: Reached) -> dict[str, fl
 
 def drawn_left(problem: Problem, reached: Reached, start: Reached) -> float | None:
     """Share of the conditioning's squared distance that is left; None where no picture is to change."""
-    mllm: Any = problem.mllm
-    rows = start.roles == ROLES.index("image")
-    if not bool(rows.any()) or not hasattr(mllm, "conditioning"):
+    mllm, rows = problem.mllm, start.roles == IMAGE
+    drawer = drawer_of(mllm)
+    if drawer is None or not bool(rows.any()):
         return None
     count = next(len(case.rows("image")) for case in problem.cases if case.rows("image"))
     wanted, now, before = (
-        mllm.conditioning(hidden_of(mllm, stream[rows]).unflatten(0, (-1, count))).float()
+        drawer.conditioning(hidden_of(mllm, stream[rows]).unflatten(0, (-1, count))).float()
         for stream in (start.wanted, reached.stream, start.stream)
     )
     return float((now - wanted).square().sum() / (before - wanted).square().sum().clamp(min=1e-12))

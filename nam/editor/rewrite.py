@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nam.editor.base import Problem, Solver
+from nam.editor.base import KEEP, Problem, Solver
 from nam.editor.reach import Reached, reach
 from nam.types import NeuronSet
 
@@ -38,6 +38,8 @@ class Rewrite(Solver):
     """
 
     name: ClassVar[str] = "rewrite"
+    larger: ClassVar[str] = "raise editor.budget or lower editor.tau"
+    smaller: ClassVar[str] = "raise editor.tau"
 
     tau: float = 0.1
     keep: float = 4.0
@@ -84,7 +86,7 @@ class Rewrite(Solver):
         return found.to(change.dtype)
 
     def _weights(self, reached: Reached) -> Tensor:
-        kept = reached.roles == 2
+        kept = reached.roles == KEEP
         weights = torch.where(kept, self.keep / kept.sum().clamp(min=1), 1 / (~kept).sum().clamp(min=1))
         return weights.to(reached.stream.dtype)
 

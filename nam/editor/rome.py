@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nam.editor.base import Problem, Solver
+from nam.editor.base import IMAGE, KEEP, TEXT, Problem, Solver
 from nam.editor.reach import Reached, reach
 from nam.errors import ConfigError
 from nam.types import Neuron, NeuronSet
@@ -29,6 +29,8 @@ class Rome(Solver):
 
     name: ClassVar[str] = "rome"
     selects: ClassVar[bool] = False
+    larger: ClassVar[str] = "set another editor.layer"
+    smaller: ClassVar[str] = "raise editor.damping"
 
     steps: int = 5
     layer: int | None = None
@@ -49,13 +51,13 @@ class Rome(Solver):
     def propose(
         self, problem: Problem, neurons: NeuronSet, change: Tensor, here: Reached
     ) -> tuple[Tensor, Reached]:
-        edited = here.roles != 2
+        edited = here.roles != KEEP
         kept = here.activations[~edited].double()
         keys = here.activations[edited].double()
         second = kept.T @ kept / max(1, len(kept))
-        damping = self.damping * second.diagonal().mean().clamp(min=1e-6)
+        second.diagonal().add_(self.damping * second.diagonal().mean().clamp(min=1e-6))
         key = keys.mean(0)
-        direction = torch.linalg.solve(second + damping * torch.eye(len(key)).to(second), key)
+        direction = torch.linalg.solve(second, key)
         value = (here.wanted - here.stream)[edited].double().mean(0)
         # The response of the mean edited position is k^T C^-1 k: the update gives it exactly `value`.
         update = torch.outer(direction / (key @ direction).clamp(min=1e-12), value)
@@ -77,4 +79,4 @@ def whole_layer(problem: Problem, layer: int) -> NeuronSet:
 
 
 def _left(reached: Reached) -> float:
-    return float(reached.error(0) + reached.error(1))
+    return float(reached.error(IMAGE) + reached.error(TEXT))

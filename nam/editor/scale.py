@@ -24,6 +24,8 @@ class Scale(Solver):
     """
 
     name: ClassVar[str] = "scale"
+    larger: ClassVar[str] = "take an editor.factor further from 1"
+    smaller: ClassVar[str] = "take an editor.factor closer to 1"
 
     steps: int = 1
     factor: float = 0.0

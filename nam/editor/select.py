@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nam.checks import whole
+from nam.checks import require_choices, whole
 from nam.editor.delta import EditError
 from nam.errors import ConfigError
 from nam.types import Modality, Neuron, NeuronSet
@@ -25,8 +25,6 @@ Kind = Literal["text", "image", "both", "intersection", "text_without_image", "i
 #: How neurons are ranked: by an attribution method; most active; or at random, as many in each layer as the
 #: method would take there. "layer" takes every neuron of the layers allowed.
 By = Literal["method", "active", "random", "layer"]
-
-KINDS = ("text", "image", "both", "intersection", "text_without_image", "image_without_text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +60,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         whole("edit.k", self.k, least=1, error=ConfigError)
-        if self.kind not in KINDS:
-            raise ConfigError(f"edit.select.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if self.by not in ("method", "active", "random", "layer"):
-            raise ConfigError(f"edit.select.by must be method, active, random or layer, got {self.by!r}")
+        require_choices(self, "edit.select")
         whole("edit.select.seed", self.seed, least=0, error=ConfigError)
         if self.layers is not None and not _range(self.layers):
             raise ConfigError(
@@ -77,6 +72,20 @@ class Selection:
         """The rankings that are needed."""
         found: dict[str, tuple[Modality, ...]] = {"text": ("text",), "image": ("image",)}
         return found.get(self.kind, ("text", "image"))
+
+    def facts(self, method: str, *, contrast: bool, samples: int | None) -> dict[str, Any]:
+        """How neurons were selected, as the manifest of a delta says it, in plain JSON values.
+
+        Args:
+            method: Whose scores ranked them.
+            contrast: As in `nam.editor.ranking.rankings_of`.
+            samples: Requests of each concept that were attributed for it; None for a finished run's.
+        """
+        layers = None if self.layers is None else list(self.layers)
+        if self.by == "layer":
+            return {"selection": {"by": self.by, "layers": layers}}
+        chosen = {**vars(self), "layers": layers, "contrast": contrast, "samples": samples}
+        return {"selection": chosen, "method": method}
 
 
 def _range(layers: Sequence[object]) -> bool:

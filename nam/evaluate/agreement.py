@@ -51,13 +51,11 @@ def spearman(scores: ArrayLike, truth: ArrayLike, *, weights: ArrayLike | None =
     return _correlation(_ranks(x, w), _ranks(y, w), w)
 
 
-def recall_at(
-    scores: ArrayLike, truth: ArrayLike, k: int, *, weights: ArrayLike | None = None
-) -> float:
+def recall_at(scores: ArrayLike, truth: ArrayLike, k: int, *, weights: ArrayLike | None = None) -> float:
     """The share of the truth's top k neurons that is in the scores' top k (and so the precision at k too).
 
-    Both are ranked with their sign: the top of the truth are the neurons that the target would miss most. This
-    is what each method ranks by, and the only reading that is fair to methods without a sign.
+    Both are ranked with their sign, so the top of the truth are the neurons that the target would miss most:
+    what each method ranks by, and the only reading that is fair to methods without a sign.
 
     Which of several equal values belong to a top is a matter of chance: the figure is its expectation, and
     does not depend on the order of the neurons.

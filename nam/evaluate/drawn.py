@@ -14,17 +14,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nam.errors import ConfigError, InputError, ModelError, nearest
+from nam.errors import ConfigError, InputError, nearest
 from nam.evaluate.judge import Judge, log_odds, split_logits
+from nam.mllm.drawer import Drawer, require_drawer
 from nam.mllm.fingerprint import digest_of
-from nam.relevance.draws import Draws, finished_latents, noise_schedule
+from nam.relevance.draws import finished_latents, noise_schedule
 from nam.relevance.levels import estimate_picture
 from nam.types import DrawSettings, Generation
 from nam.world.scene import NOUNS
@@ -95,20 +96,21 @@ class PictureProbe:
 
     @torch.no_grad()
     def __call__(self, context: Context, plain: Tensor, hidden: Tensor) -> Mapping[str, Tensor]:
-        model = drawing_model(context.mllm)
-        draw = self._drawer(model, context.generation, model.conditioning(plain[None]))
-        before = draw(model.conditioning(plain[None]))
-        parts = [self._compare(before, draw(model.conditioning(some))) for some in hidden.split(self.batch)]
+        drawer = drawer_of_truth(context.mllm)
+        cond = drawer.conditioning(plain[None])
+        draw = self._redraw(drawer, context.generation, cond)
+        before = draw(cond)
+        parts = [self._compare(before, draw(drawer.conditioning(some))) for some in hidden.split(self.batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in self.names}
 
-    def _drawer(self, model: Draws, generation: Generation, cond: Tensor) -> Callable[[Tensor], Tensor]:
+    def _redraw(self, drawer: Drawer, generation: Generation, cond: Tensor) -> Callable[[Tensor], Tensor]:
         """Pixels (n, 3, H, W) for conditionings (n, Q, E); `cond` (1, Q, E) drew the picture."""
-        settings = drawn_by(model, generation)
-        noise = model.diffusion.noise([generation.seed], like=cond)
+        settings = drawn_by(drawer, generation)
+        noise = drawer.diffusion.noise([generation.seed], like=cond)
 
         def draw(conds: Tensor) -> Tensor:
             rows = noise.expand(len(conds), -1, -1, -1)
-            return model.diffusion.decode(model.diffusion.sample(conds, rows, settings))
+            return drawer.diffusion.decode(drawer.diffusion.sample(conds, rows, settings))
 
         return draw
 
@@ -150,8 +152,8 @@ class LevelsProbe(PictureProbe):
     def settings(self) -> tuple[object, ...]:
         return (*super().settings, tuple(self.levels))
 
-    def _drawer(self, model: Draws, generation: Generation, cond: Tensor) -> Callable[[Tensor], Tensor]:
-        diffusion, guidance = model.diffusion, drawn_by(model, generation).guidance
+    def _redraw(self, drawer: Drawer, generation: Generation, cond: Tensor) -> Callable[[Tensor], Tensor]:
+        diffusion, guidance = drawer.diffusion, drawn_by(drawer, generation).guidance
         finished = finished_latents([generation], like=cond)
         noise = diffusion.noise([generation.seed], like=cond)
         schedule = [noise_schedule(diffusion, level) for level in self.levels]
@@ -183,7 +185,12 @@ class LevelsProbe(PictureProbe):
         return draw
 
 
-def drawn_by(model: Draws, generation: Generation) -> DrawSettings:
+def drawer_of_truth(mllm: MLLM) -> Drawer:
+    """What draws a model's pictures again. Raises ModelError where nothing does."""
+    return require_drawer(mllm, purpose="the truth of pictures")
+
+
+def drawn_by(drawer: Drawer, generation: Generation) -> DrawSettings:
     """How the picture was drawn.
 
     Raises:
@@ -192,22 +199,8 @@ def drawn_by(model: Draws, generation: Generation) -> DrawSettings:
     """
     if generation.medium != "image":
         raise InputError(f"the truth is known of pictures, not of {generation.medium}")
-    settings, sampler = generation.drawn, type(model.diffusion.scheduler).__name__
+    settings = generation.drawn
     if settings is None or generation.latents is None:
         raise InputError(f"nothing was drawn: the answer {generation.text!r} has no picture")
-    if sampler != settings.sampler:
-        raise ConfigError(
-            f"the picture was drawn by {settings.sampler}: set mllm.sampler to it, not {sampler}"
-        )
+    drawer.require_sampler(settings)
     return settings
-
-
-def drawing_model(mllm: MLLM) -> Draws:
-    """The model as one that draws by diffusion.
-
-    Raises:
-        ModelError: it does not.
-    """
-    if not all(hasattr(mllm, name) for name in ("conditioning", "diffusion", "render")):
-        raise ModelError(f"the truth of pictures needs a model that draws by diffusion, {mllm.name} does not")
-    return cast(Draws, mllm)

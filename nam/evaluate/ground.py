@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nam.errors import InputError, ModelError
 from nam.hooks import Intervention, SiteHooks, Visit, zero
-from nam.reduction.base import contributions_of
+from nam.reduction.contributions import contributions_of
 from nam.types import Generation, Modality, NeuronSet
 
 if TYPE_CHECKING:

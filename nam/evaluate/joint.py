@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nam.errors import InputError, nearest
-from nam.evaluate.drawn import drawing_model, drawn_by
+from nam.evaluate.drawn import drawer_of_truth, drawn_by
 from nam.evaluate.judge import Judge
 from nam.hooks import Intervention, Visit
 from nam.mllm.pictures import to_picture
@@ -85,8 +85,8 @@ def picture_evidence(
         InputError: nothing was drawn, the target is of a word, or the region is empty or of another size.
         ConfigError, ModelError: the model does not draw, or no longer as it did.
     """
-    generation, model = context.generation, drawing_model(context.mllm)
-    settings = drawn_by(model, generation)
+    generation, drawer = context.generation, drawer_of_truth(context.mllm)
+    settings = drawn_by(drawer, generation)
     if context.target.modality != "image" or generation.image is None:
         raise InputError("expected the target of a picture to read evidence, got that of a word")
     before = np.asarray(generation.image.convert("RGB"))
@@ -97,9 +97,9 @@ def picture_evidence(
         )
     found = []
     for hidden in ablated_together(context, sets, baseline=baseline, positions=positions, batch=batch):
-        noise = model.diffusion.noise([generation.seed] * len(hidden), like=hidden)
+        noise = drawer.diffusion.noise([generation.seed] * len(hidden), like=hidden)
         with torch.no_grad():
-            pixels = model.render(hidden, noise, settings)
+            pixels = drawer.render(hidden, noise, settings)
         pictures = np.stack([np.asarray(to_picture(one)) for one in pixels])
         found.append(evidence(np.where(region[..., None], pictures, before)).double().cpu())
     return torch.cat(found)

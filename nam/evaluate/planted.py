@@ -215,9 +215,8 @@ def _effects(mllm: MLLM, contexts: Sequence[Context], where: Mapping[Plan, Neuro
         lost = torch.zeros(len(plans), dtype=torch.float64)
         for context in contexts_of(mllm, [c.generation for c in mine], [c.target for c in mine]):
             # They are few: whole forward passes cost little, and any model can run them.
-            ablated, directions = ablated_hidden(context, neurons, resume=False), context.after_norm()
-            change = (ablated.plain.to(directions) - ablated.hidden.to(directions)) * directions
-            lost += change.sum((1, 2)).double().cpu() / len(directions)
+            ablated = ablated_hidden(context, neurons, resume=False)
+            lost += ablated.lost(context.after_norm()).double().cpu()
         found |= dict(zip(plans, (lost / len(mine)).tolist(), strict=True))
     return found
 

@@ -6,13 +6,13 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nam.evaluate.faithfulness import Effects, Probe, effects_of
-from nam.mllm.fingerprint import digest_of
+from nam.mllm.fingerprint import fingerprint, part_digests
 from nam.store.files import StoreError, atomic, make_folder
 from nam.types import Generation, Neuron, NeuronSet
 
@@ -75,12 +75,9 @@ class TruthCache:
 
 
 def weights_key(mllm: MLLM) -> str:
-    """A short name for all weights that an answer depends on, those that see and draw among them."""
-    for holder, parts in (("vision", ("vision",)), ("diffusion", ("unet", "vae", "text_tower"))):
-        lazy: Any = getattr(mllm, holder, None)
-        for part in parts if lazy is not None else ():
-            getattr(lazy, "parts", lazy).get(part, like=mllm.unembedding)
-    return digest_of(mllm)
+    """A short name for all that decides a model's answers, the parts that see and draw among it."""
+    digests = (fingerprint(mllm), sorted(part_digests(mllm).items()))
+    return hashlib.blake2b(repr(digests).encode(), digest_size=8).hexdigest()
 
 
 def _answer(generation: Generation) -> tuple[object, ...]:

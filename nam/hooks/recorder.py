@@ -69,9 +69,7 @@ class Recorder(SiteHooks):
         InputError: the model has no such layer, a layer is named twice, or there is nothing to read.
     """
 
-    def __init__(
-        self, mllm: MLLM, *, where: Where = "answer", layers: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, mllm: MLLM, *, where: Where = "answer", layers: Sequence[int] | None = None) -> None:
         super().__init__(mllm, where=where)
         known = range(len(mllm.ffn_sites))
         self.layers = tuple(known if layers is None else layers)
@@ -109,9 +107,7 @@ class Recorder(SiteHooks):
         super().__exit__(*exception)
         read, self._read, keys, self._keys = self._read, {}, self._keys, []
         if exception[:1] in ((), (None,)):
-            self._recorded = _by_sample(
-                read, keys, self.where, layers=self.layers, device=self.mllm.device
-            )
+            self._recorded = _by_sample(read, keys, self.where, layers=self.layers, device=self.mllm.device)
 
     def _visit(self, visit: Visit) -> None:
         values = visit.values.detach()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from nam.errors import ConfigError, ModelError
 from nam.mllm.diffusion import Diffusion
 from nam.mllm.mapper import GILLMapper
-from nam.types import DrawSettings
+from nam.types import DrawSettings, Medium
+
+if TYPE_CHECKING:
+    from nam.mllm.base import MLLM
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,3 +59,36 @@ class Drawer:
         cond = self.conditioning(hidden)
         latents = self.diffusion.sample(cond, noise, settings, grad_steps=grad_steps, checkpoint=checkpoint)
         return self.diffusion.decode(latents)
+
+    def require_sampler(self, settings: DrawSettings) -> None:
+        """Raise ConfigError unless the sampler is the one that drew by these settings."""
+        sampler = type(self.diffusion.scheduler).__name__
+        if sampler != settings.sampler:
+            raise ConfigError(
+                f"the picture was drawn by {settings.sampler}, the model's sampler is now {sampler}: "
+                "set mllm.sampler to the one that drew it"
+            )
+
+
+def drawer_of(mllm: MLLM, medium: Medium = "image") -> Drawer | None:
+    """What draws pictures, or another medium, by diffusion; None where the model has no such thing."""
+    found: Drawer | None = getattr(mllm, "drawers", {}).get(medium)
+    return found
+
+
+def require_drawer(mllm: MLLM, medium: Medium = "image", *, purpose: str) -> Drawer:
+    """What draws pictures, or another medium, by diffusion.
+
+    Args:
+        mllm: The model.
+        medium: What is to be drawn.
+        purpose: What needs it, as the error begins.
+
+    Raises:
+        ModelError: the model has no such thing.
+    """
+    found = drawer_of(mllm, medium)
+    if found is None:
+        what = "" if medium == "image" else f" {medium}"
+        raise ModelError(f"{purpose} needs a model that draws{what} by diffusion, {mllm.name} does not")
+    return found

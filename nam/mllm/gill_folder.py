@@ -65,7 +65,10 @@ def read_gill(
     precision = dtype_named(dtype)
     if glue not in ("load", "new"):
         raise ConfigError(f'mllm.glue must be "load" or "new", got {glue!r}')
-    path = weights_folder(folder)
+    try:
+        path = weights_folder(folder)
+    except ModelError as error:
+        raise ModelError(f"{error}; set mllm.folder") from error
     config = with_drawing(config or GillConfig.load(path), sampler=sampler, steps=steps, guidance=guidance)
     if glue == "load":
         require_file(path / GLUE_FILE)  # before the large parts are read

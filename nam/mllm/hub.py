@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nam.errors import ModelError
+from nam.errors import ModelError, first_line
 from nam.mllm.online import hub_answers, unreachable
 from nam.mllm.parts import TORCH_FILES
 
@@ -64,8 +64,9 @@ class HubFolder:
         except Exception as error:  # a wrong id and a private repository surface as many types
             if not online:
                 raise ModelError(unreachable(self.id)) from error
-            line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ModelError(f"{self.id} is neither a folder nor can it be fetched: {line}") from error
+            raise ModelError(
+                f"{self.id} is neither a folder nor can it be fetched: {first_line(error)}"
+            ) from error
         return Path(fetched)
 
 

@@ -72,10 +72,7 @@ def read_final_norm(mllm: MLLM, *, straight: bool = True) -> HeldNorm:
             OPT-350m, norms or multipliers between FFN and residual), or its class is unknown.
     """
     _check_residual(mllm, straight=straight)
-    try:
-        return read_norm(cast(nn.Module, mllm.final_norm), like=mllm.unembedding)
-    except ModelError as error:
-        raise ModelError(f"norm=fold: {error}; set norm=ignore") from error
+    return read_norm(cast(nn.Module, mllm.final_norm), like=mllm.unembedding)
 
 
 def read_norm(module: nn.Module, *, like: Tensor) -> HeldNorm:
@@ -147,14 +144,12 @@ def _check_residual(mllm: MLLM, *, straight: bool) -> None:
     decoder = mllm.language_model.get_decoder()
     config = mllm.language_model.config.get_text_config(decoder=True)
     if mllm.final_norm is None or getattr(config, "do_layer_norm_before", True) is False:
-        raise ModelError(f"norm=fold cannot be used with the post-norm model {mllm.name}; set norm=ignore")
+        raise ModelError(f"{mllm.name} is a post-norm model: no last norm reads what its neurons write")
     between = next((name for name in NORMS_BETWEEN if hasattr(decoder.layers[0], name)), None)
     if getattr(config, FACTOR_BETWEEN, None) not in (None, 1, 1.0):
         between = FACTOR_BETWEEN
     if straight and between is not None:
-        raise ModelError(
-            f"norm=fold: {between} stands between FFN and residual stream of {mllm.name}; set norm=ignore"
-        )
+        raise ModelError(f"{between} stands between FFN and residual stream of {mllm.name}")
 
 
 def _check_map(norm: HeldNorm, module: nn.Module, like: Tensor) -> None:

@@ -48,7 +48,8 @@ def read_picture(source: Picture) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large: at most {MAX_PIXELS:,} pixels are read") from error
     except Exception as error:  # a decoder may raise anything where a file is damaged
-        raise InputError(f"cannot read the picture {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # the whole of an OSError names the path again
+        raise InputError(f"cannot read the picture {path}: {reason}") from error
 
 
 def local_path(source: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nam.errors import ModelError
+from nam.errors import ModelError, first_line
 from nam.mllm.parts import quiet_hub
 
 #: Processors whose own class needs a package for videos, and the one that writes the same for pictures.
@@ -49,9 +49,8 @@ def read_processor(source: str, *, config: Any, tokenizer: Any, revision: str | 
     except ModelError:
         raise
     except Exception as error:  # missing packages, files and tokens surface as a dozen types
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"the processor of {source} cannot be made without torchvision and video ({line.strip()}); "
+            f"the processor of {source} cannot be made without torchvision and video ({first_line(error)}); "
             "choose another model with mllm.id"
         ) from error
 

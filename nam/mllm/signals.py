@@ -127,24 +127,6 @@ class SignalMLLM(MLLM, ABC):
         """What draws each medium that the model can draw."""
         return {"image": Drawer(self.mapper, self.diffusion, self.img_embeds)}
 
-    def conditioning(self, hidden_img: Tensor, input_emb_img: Tensor | None = None) -> Tensor:
-        """Of pictures; see `Drawer.conditioning`."""
-        return self.drawers["image"].conditioning(hidden_img, input_emb_img)
-
-    def render(
-        self,
-        hidden_img: Tensor,
-        noise: Tensor,
-        settings: DrawSettings,
-        *,
-        grad_steps: int | None = None,
-        checkpoint: bool = False,
-    ) -> Tensor:
-        """Of pictures; see `Drawer.render`."""
-        return self.drawers["image"].render(
-            hidden_img, noise, settings, grad_steps=grad_steps, checkpoint=checkpoint
-        )
-
     # --- generate and replay ------------------------------------------------------------------------
 
     def _answer(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nam.errors import ConfigError, ModelError, nearest
+from nam.errors import ConfigError, ModelError, first_line, nearest
 from nam.mllm.parts import require_finite
 
 #: Precisions that a config can ask for.
@@ -47,8 +47,7 @@ def read_torch_file(path: Path, *, mapped: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"cannot read {path}: {line}") from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def require_file(path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nam.errors import ModelError
+from nam.errors import ModelError, first_line
 from nam.mllm.chat import TYPE_NAMES, Chat
 from nam.mllm.device_map import Device, MaxMemory, check_device
 from nam.mllm.hub import HubFolder
@@ -152,7 +152,6 @@ def _read_config(source: str, where: dict[str, Any]) -> Any:
     except Exception as error:  # a wrong id and a damaged file surface as many types
         if where["local_files_only"] and not Path(source).is_dir():
             raise ModelError(f"mllm.id: {unreachable(source)}") from error
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"mllm.id={source} is neither a folder nor a hub id that can be read: {line}"
+            f"mllm.id={source} is neither a folder nor a hub id that can be read: {first_line(error)}"
         ) from error

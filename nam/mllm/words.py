@@ -61,7 +61,8 @@ class WordBook:
             if neuron.layer >= len(sites) or neuron.unit >= sites[neuron.layer].width:
                 last = Neuron(len(sites) - 1, sites[-1].width - 1)
                 raise InputError(f"{self._mllm.name} has no neuron {neuron}: its last is {last}")
-        best = _best_tokens(self._vectors(neurons), self._mllm.unembedding, self._vocabulary, count=4 * self._count)
+        vectors = self._vectors(neurons)
+        best = _best_tokens(vectors, self._mllm.unembedding, self._vocabulary, count=4 * self._count)
         return [tuple(dict.fromkeys(self._vocabulary[token] for token in row))[: self._count] for row in best]
 
     def _vectors(self, neurons: Sequence[Neuron]) -> Tensor:

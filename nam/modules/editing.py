@@ -121,8 +121,7 @@ class EditingModule(L.LightningModule):
         wrong = [name for name, value in self.reached.items() if not math.isfinite(value)]
         if wrong:
             raise EditError(
-                f"{', '.join(wrong)} not finite at step {self.global_step}: lower editor.lr or "
-                "editor.factor, or raise editor.tau"
+                f"{', '.join(wrong)} not finite at step {self.global_step}: {self.editor.smaller}"
             )
 
     @property

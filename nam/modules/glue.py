@@ -52,7 +52,8 @@ class GluePart(Part):
         logits, labels = self.logits(hidden[:, :-1][answer]), batch["input_ids"][:, 1:][answer]
         likelihood = F.cross_entropy(logits, labels)
         draws = batch["draws"]
-        predicted = self.gill.conditioning(hidden[draws, -self.gill.config.num_img_tokens :], self.img_rows)
+        at_signals = hidden[draws, -self.gill.config.num_img_tokens :]
+        predicted = self.gill.drawers["image"].conditioning(at_signals, self.img_rows)
         with torch.no_grad():
             wanted = self.text(
                 input_ids=batch["caption_ids"], attention_mask=batch["caption_mask"]

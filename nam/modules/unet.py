@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nam.mllm.diffusion import STATISTICS_FILE
 from nam.mllm.parts import freeze, read_pretrained, read_tokenizer
 from nam.modules.part import Part, save_half, start
 from nam.world.tokenizer import encode_captions
@@ -103,8 +104,4 @@ class UNetPart(Part):
         save_half(self.unet, folder / "unet")
         self.scheduler.save_pretrained(folder / "scheduler")
         statistics = {"latent_mean": self.latent_mean.tolist(), "latent_std": self.latent_std.tolist()}
-        (folder / "unet" / STATISTICS).write_text(json.dumps(statistics, indent=2) + "\n")
-
-
-STATISTICS = "latent_statistics.json"
-"""Beside the U-Net's weights: per channel mean and standard deviation of the raw latents."""
+        (folder / "unet" / STATISTICS_FILE).write_text(json.dumps(statistics, indent=2) + "\n")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from nam.hooks import Intervention, Recorder, Visit
 from nam.mllm.resume import Trace, Write, ffns_add_up, require_same, trace
+from nam.reduction.constants import once
 from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 #: Where a neuron is ablated: at the target's positions, or at every position of the sequence.
 Positions = Literal["target", "all"]
-
-#: Whether a model's FFNs write straight into the residual stream.
-_ADDS_UP: WeakKeyDictionary[MLLM, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +36,18 @@ class Ablated:
     units: Tensor
     hidden: Tensor
     plain: Tensor
+
+    def lost(self, directions: Tensor) -> Tensor:
+        """What sum <direction, h> loses over the target's positions, divided by their number.
+
+        Args:
+            directions: After the final norm, (P, H).
+
+        Returns:
+            (n,), in the precision of the directions and where they are.
+        """
+        lost = (self.plain.to(directions) - self.hidden.to(directions)) * directions
+        return lost.sum((1, 2)) / len(directions)
 
 
 @torch.no_grad()
@@ -173,9 +182,7 @@ def _resumed(
     `check`: what the same way must give where nothing is ablated, (P, H).
     """
     mllm, wanted, first = context.mllm, context.target.positions, int(rows.layers[0])
-    if mllm not in _ADDS_UP:
-        _ADDS_UP[mllm] = ffns_add_up(traced)
-    adds_up = _ADDS_UP[mllm]
+    adds_up = once(mllm, "ffns add up", lambda: ffns_add_up(traced))
     begin = traced.layers[first].leaving if adds_up else traced.layers[first].entering
     x = begin[None] if check is not None else begin[None][:0]
     at = [position - traced.start for position in where]

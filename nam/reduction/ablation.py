@@ -14,7 +14,7 @@ from torch import Tensor
 from nam.errors import ConfigError
 from nam.reduction.ablated import Positions, ablate
 from nam.reduction.base import Context, Method, Needs
-from nam.reduction.baseline import Baseline, mean_activations
+from nam.reduction.baseline import Baseline, activations_of
 from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Ablation(Method):
     resume: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(seed=0, batch=1)
         if self.neurons is not None:
             self._require_whole(neurons=1)
@@ -82,9 +83,7 @@ class Ablation(Method):
 
     def _score_one(self, context: Context, neurons: NeuronSet) -> Tensor:
         directions = context.after_norm(region=self.region)
-        baseline = None
-        if self.baseline == "mean":
-            baseline = mean_activations(context.mllm, modality=context.target.modality)
+        baseline = activations_of(self.baseline, context, method=self.name)
         sites = context.mllm.ffn_sites
         scores = directions.new_zeros(len(sites), sites[0].width)
         for found in ablate(
@@ -95,6 +94,5 @@ class Ablation(Method):
             batch=self.batch,
             resume=self.resume,
         ):
-            lost = (found.plain.to(directions) - found.hidden.to(directions)) * directions
-            scores[found.layers, found.units] = lost.sum((1, 2)) / len(directions)
+            scores[found.layers, found.units] = found.lost(directions)
         return scores

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nam.reduction.base import Context, Method, Needs, Norm, contributions_of
+from nam.reduction.base import Context, Method, Needs
+from nam.reduction.contributions import contributions_of
+from nam.reduction.folding import Norm
 from nam.reduction.functional import over_positions
 
 

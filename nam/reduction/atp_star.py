@@ -39,6 +39,7 @@ class AtPStar(Method):
     batch: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
@@ -57,7 +58,11 @@ class AtPStar(Method):
 
 @contextmanager
 def without_gradient(mllm: MLLM, layer: int) -> Iterator[None]:
-    """Inside, nothing that a layer writes into the residual stream has a gradient; values are the same."""
+    """Inside, nothing that a layer writes into the residual stream has a gradient; values are the same.
+
+    Raises:
+        ModelError: the layer's attention is not where it is in models that are known.
+    """
 
     def stop(module: nn.Module, given: Any, out: Any) -> None:
         written: Tensor = out[0] if isinstance(out, tuple) else out
@@ -65,6 +70,11 @@ def without_gradient(mllm: MLLM, layer: int) -> Iterator[None]:
             written.register_hook(torch.zeros_like)
 
     block = mllm.language_model.get_decoder().layers[layer]
+    if not hasattr(block, "self_attn"):
+        raise ModelError(
+            f"atp_star needs self_attn in every layer of {mllm.name}, {type(block).__name__} has none: use "
+            "gradxact"
+        )
     with ExitStack() as stack:
         for module in (block.self_attn, mllm.ffn_sites[layer].linear):
             stack.callback(module.register_forward_hook(stop).remove)

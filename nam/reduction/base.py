@@ -5,25 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from nam.checks import whole
+from nam.checks import require_choices, whole
 from nam.errors import ConfigError, InputError, ScoreError
 from nam.hooks import Recorded
-from nam.mllm.norm import pulled_back, read_final_norm
-from nam.mllm.products import linear
+from nam.reduction.folding import Norm, norm_to_fold
 from nam.reduction.reading import Reading
 from nam.types import Concept, Generation, Scores, Target
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
-
-#: The final norm between a neuron and the target: left out as in the paper, or folded into the direction with
-#: each position's scale held, so that neurons and the rest add up to the true logit.
-Norm = Literal["ignore", "fold"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Context:
         directions = self.after_norm(region=region)
         if norm == "ignore":
             return directions
-        folded = read_final_norm(self.mllm, straight=False)
+        folded = norm_to_fold(self.mllm)
         if self.stream is None:
             raise InputError("norm=fold needs what enters the final norm, which was not recorded")
         return folded.pull(directions, self.stream)
@@ -104,6 +99,9 @@ class Method(ABC):
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs()
 
+    def __post_init__(self) -> None:
+        require_choices(self, f"reduction.{self.name}")
+
     def _require_whole(self, **least: int) -> None:
         """Refuse options, by name, that are no integers of at least these values, with a ConfigError."""
         for option, value in least.items():
@@ -118,7 +116,8 @@ class Method(ABC):
         """The scores (L, d) float32 of several targets in one model; they do not depend on one another.
 
         Raises:
-            ScoreError: an activation or a score is NaN or infinite; the message names the target's place.
+            ScoreError: an activation or a score is NaN or infinite; of several targets, the message names the
+                place of the one.
         """
         unread = [index for index, context in enumerate(contexts) if not context.reading.there]
         _require_finite_activations(contexts, set(range(len(contexts))) - set(unread))
@@ -126,7 +125,7 @@ class Method(ABC):
             return []
         scores = [found.to(torch.float32) for found in self._score_batch(contexts)]
         _require_finite_activations(contexts, unread)
-        _require_finite(scores, f"a score of {self.name}", range(len(scores)))
+        _require_finite(scores, f"a score of {self.name}", range(len(scores)), of=len(contexts))
         return scores
 
     @abstractmethod
@@ -181,76 +180,20 @@ def scores_of(method: Method, contexts: Sequence[Context], concepts: Sequence[Co
     ]
 
 
-def contributions_of(contexts: Sequence[Context], directions: Sequence[Tensor]) -> list[Tensor]:
-    """What each neuron adds along each context's directions (P, H) at each position: (L, P, d) a context."""
-    if not contexts:
-        return []
-    rows = torch.cat(list(directions))
-    different, which = _distinct(rows)
-    found = torch.cat([context.activations for context in contexts], dim=1)
-    for site, a in zip(contexts[0].mllm.ffn_sites, found, strict=True):
-        # Directions go to the layer's device, not its weights to theirs.
-        vectors, at = site.value_vectors.detach(), site.device
-        along = different.to(at) if site.straight else pulled_back(site, rows.to(at), a.to(at))
-        # One product a layer for all directions; half-precision weights are widened one layer at a time.
-        along = linear(along, vectors.to(rows.dtype).T).to(a.device)
-        a.mul_(along[which] if site.straight and which is not None else along)
-    return list(found.split([len(one) for one in directions], dim=1))
-
-
-def _distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Rows without repetition, and where each is among them; None where hardly one repeats.
-
-    An answer says some words again and again, and the product with all value vectors is what scoring costs.
-    """
-    different, which = torch.unique(rows, dim=0, return_inverse=True)
-    return (different, which) if 4 * len(different) <= 3 * len(rows) else (rows, None)
-
-
-def contributions_at(
-    contexts: Sequence[Context], directions: Sequence[Tensor], masks: Sequence[Tensor]
-) -> list[Tensor]:
-    """`contributions_of` for the neurons in each context's mask (L, P, d), and 0 for all others.
-
-    Where masks are sparse it costs next to nothing: only the value vectors of the chosen neurons are read.
-    """
-    if not contexts:
-        return []
-    if not all(site.straight for site in contexts[0].mllm.ffn_sites):
-        # The scale of a norm behind the FFN takes every neuron of the layer.
-        return [s * mask for s, mask in zip(contributions_of(contexts, directions), masks, strict=True)]
-    different = {id(mask): mask for mask in masks}.values()
-    chosen = torch.cat(list(different), dim=1).any(1)
-    layers, units = chosen.nonzero(as_tuple=True)
-    of_layer = units.split(chosen.sum(1).tolist())
-    vectors = [
-        site.columns(mine).detach().to(directions[0])
-        for site, mine in zip(contexts[0].mllm.ffn_sites, of_layer, strict=True)
-    ]
-    projected = (torch.cat(list(directions)) @ torch.cat(vectors, dim=1)).split([len(d) for d in directions])
-    found = []
-    for context, mask, part in zip(contexts, masks, projected, strict=True):
-        s = torch.zeros_like(context.activations)
-        s[layers, :, units] = context.activations[layers, :, units] * mask[layers, :, units] * part.T
-        found.append(s)
-    return found
-
-
 def _require_finite_activations(contexts: Sequence[Context], indices: Collection[int]) -> None:
     by_id = {id(contexts[index].activations): index for index in sorted(indices, reverse=True)}
     first = sorted(by_id.values())
-    _require_finite([contexts[index].activations for index in first], "an activation", first)
+    activations = [contexts[index].activations for index in first]
+    _require_finite(activations, "an activation", first, of=len(contexts))
 
 
-def _require_finite(tensors: Sequence[Tensor], what: str, indices: Sequence[int]) -> None:
-    """Refuse values that are not finite; `indices`: what the message calls the target of each tensor."""
+def _require_finite(tensors: Sequence[Tensor], what: str, indices: Sequence[int], *, of: int) -> None:
+    """Refuse values that are not finite; `indices`: which of how many targets each tensor belongs to."""
     # What is not finite makes the sum so: one pass, and one look for all. A sum can also overflow.
     if not tensors or bool(torch.stack([values.sum() for values in tensors]).isfinite().all()):
         return
     for index, values in zip(indices, tensors, strict=True):
         if not bool(values.isfinite().all()):
             place = (~values.isfinite()).nonzero()[0].tolist()
-            raise ScoreError(
-                f"target {index}: {what} is {values[tuple(place)].item()} at layer {place[0]}, "
-                f"unit {place[-1]}"
-            )
+            found = f"{what} is {values[tuple(place)].item()} at layer {place[0]}, unit {place[-1]}"
+            raise ScoreError(f"target {index}: {found}" if of > 1 else found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,10 +11,12 @@ from torch import Tensor
 from nam.data.prompts import ScenePrompts
 from nam.errors import InputError
 from nam.hooks import Recorder
+from nam.reduction.constants import once
 from nam.types import MEDIA, Modality, Sample
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
+    from nam.reduction.base import Context
 
 #: The activation that a neuron's own is compared with: 0, or its mean over the reference set.
 Baseline = Literal["zero", "mean"]
@@ -25,7 +26,19 @@ REFERENCE = ScenePrompts(draw=2, draw_two=1, draw_riddle=1, riddle=1, caption=0,
 
 _BATCH = 16
 
-_FOUND: WeakKeyDictionary[MLLM, dict[Modality, tuple[tuple[object, ...], Tensor]]] = WeakKeyDictionary()
+
+def activations_of(baseline: Baseline, context: Context, *, method: str) -> Tensor | None:
+    """What a method compares activations with, (L, d) on the model's device; None for 0.
+
+    Raises:
+        InputError: there is no mean; the message says which of the method's options to change.
+    """
+    if baseline == "zero":
+        return None
+    try:
+        return mean_activations(context.mllm, modality=context.target.modality)
+    except InputError as error:
+        raise InputError(f"{error}: set reduction.{method}.baseline=zero") from error
 
 
 def mean_activations(mllm: MLLM, *, modality: Modality = "text") -> Tensor:
@@ -38,24 +51,20 @@ def mean_activations(mllm: MLLM, *, modality: Modality = "text") -> Tensor:
     Raises:
         InputError: the model announces no picture, sound or video in any answer.
     """
-    state = tuple((p.data_ptr(), p.device, p.dtype, p._version) for p in mllm.language_model.parameters())
-    known = _FOUND.setdefault(mllm, {})
-    if modality not in known or known[modality][0] != state:
-        known[modality] = (state, _measure(mllm, modality))
-    return known[modality][1]
+    weights = mllm.language_model.parameters()
+    return once(mllm, ("mean activations", modality), lambda: _measure(mllm, modality), weights=weights)
 
 
 def _measure(mllm: MLLM, modality: Modality) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        read = [(activations.sum(1), activations.shape[1]) for activations in _read(mllm, modality)]
-        if not read:
-            name = "word" if modality == "text" else MEDIA[modality]
-            raise InputError(
-                f"{mllm.name} announces no {name} in any answer to the reference prompts, so there is no "
-                "mean to compare with: set reduction.<method>.baseline=zero"
-            )
-        sums, counts = zip(*read, strict=True)
-        return torch.stack(sums).sum(0) / sum(counts)
+    read = [(activations.sum(1), activations.shape[1]) for activations in _read(mllm, modality)]
+    if not read:
+        name = "word" if modality == "text" else MEDIA[modality]
+        raise InputError(
+            f"{mllm.name} announces no {name} in any answer to the reference prompts, so there is no mean to "
+            "compare with"
+        )
+    sums, counts = zip(*read, strict=True)
+    return torch.stack(sums).sum(0) / sum(counts)
 
 
 def _read(mllm: MLLM, modality: Modality) -> Iterator[Tensor]:

@@ -47,6 +47,7 @@ class CausalEffect(Method):
     resume: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(group=1, draws=1, seed=0, batch=1)
 
     @torch.no_grad()

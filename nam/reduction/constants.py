@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
@@ -17,16 +18,21 @@ T = TypeVar("T")
 _KNOWN: WeakKeyDictionary[MLLM, dict[Hashable, tuple[tuple[object, ...], Any]]] = WeakKeyDictionary()
 
 
-def once(mllm: MLLM, name: Hashable, compute: Callable[[], T]) -> T:
+def once(
+    mllm: MLLM, name: Hashable, compute: Callable[[], T], *, weights: Iterable[Tensor] | None = None
+) -> T:
     """What `compute` gives, kept for as long as the model lives and its weights stay.
 
     Args:
-        mllm: The model. Its unembedding, final norm, value vectors and the norms behind them are watched, and
-            no other weight; a write through a weight's `.data` is not seen.
+        mllm: The model.
         name: What is computed.
         compute: Gives it; it may take part in no gradient.
+        weights: Those that are watched, and no others; None for unembedding, final norm, value vectors and
+            the norms behind them. A write through a weight's `.data` is not seen.
     """
-    state = _state(mllm)
+    # What changes when a weight is written: PyTorch counts the writes to each tensor.
+    watched = _read_out(mllm) if weights is None else weights
+    state = tuple((weight.data_ptr(), weight.device, weight.dtype, weight._version) for weight in watched)
     known = _KNOWN.setdefault(mllm, {})
     if name not in known or known[name][0] != state:
         # A tensor made in inference mode could not be used outside it in what has a gradient.
@@ -36,11 +42,8 @@ def once(mllm: MLLM, name: Hashable, compute: Callable[[], T]) -> T:
     return found
 
 
-def _state(mllm: MLLM) -> tuple[object, ...]:
-    """What changes when a weight is written: PyTorch counts the writes to each tensor, but for those through
-    its `.data`."""
-    norm = mllm.final_norm
+def _read_out(mllm: MLLM) -> list[Tensor]:
+    """What a neuron's write goes through when no other layer follows."""
     weights = [mllm.unembedding, *(site.linear.weight for site in mllm.ffn_sites)]
-    norms = [norm, *(site.between for site in mllm.ffn_sites)]
-    weights += [weight for one in norms if one is not None for weight in one.parameters()]
-    return tuple((weight.data_ptr(), weight.device, weight._version) for weight in weights)
+    norms = [mllm.final_norm, *(site.between for site in mllm.ffn_sites)]
+    return weights + [weight for one in norms if one is not None for weight in one.parameters()]

@@ -29,6 +29,7 @@ class Grad(Method):
     batch: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:

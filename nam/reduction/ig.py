@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nam.reduction.base import Context, Method, Needs
-from nam.reduction.baseline import Baseline, mean_activations
+from nam.reduction.baseline import Baseline, activations_of
 from nam.reduction.versions import Versions, not_inference
 
 
@@ -43,6 +43,7 @@ class IntegratedGradients(Method):
     resume: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(steps=1, batch=1)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:
@@ -53,9 +54,9 @@ class IntegratedGradients(Method):
     def _score_one(self, context: Context) -> Tensor:
         directions = not_inference(context.after_norm(region=self.region))
         activations = not_inference(context.activations)
+        mean = activations_of(self.baseline, context, method=self.name)
         start = torch.zeros_like(activations)
-        if self.baseline == "mean":
-            mean = mean_activations(context.mllm, modality=context.target.modality)
+        if mean is not None:
             start = mean.to(activations)[:, None].expand_as(activations)
         nodes, weights = _gauss_legendre(self.steps)
         layers, versions = [], Versions.of(context, resume=self.resume)

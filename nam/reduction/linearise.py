@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nam.errors import ConfigError, ModelError, nearest
+from nam.checks import require_choices
+from nam.errors import ModelError, nearest
 from nam.mllm.norm import read_norm
 
 if TYPE_CHECKING:
@@ -29,14 +30,6 @@ NONLINEARITIES = ("activation_fn", "mlp.act_fn", "mlp.activation_fn")
 
 #: Names, beside the value linear, of what makes an FFN a gated one.
 GATES = ("gate_proj", "gate_up_proj")
-
-_CHOICES = {
-    "norms": ("held", "exact"),
-    "final_norm": ("held", "exact"),
-    "attention": ("held", "exact"),
-    "nonlinearity": ("slope", "exact"),
-    "gate": ("half", "exact"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +54,7 @@ class Rules:
     gate: Literal["half", "exact"] = "half"
 
     def __post_init__(self) -> None:
-        for key, choices in _CHOICES.items():
-            if getattr(self, key) not in choices:
-                got = getattr(self, key)
-                raise ConfigError(f"reduction.nam_total.{key} must be {' or '.join(choices)}, got {got!r}")
+        require_choices(self, "reduction.nam_total")
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nam.reduction.base import Context, Method, Needs, Norm, contributions_at, contributions_of
+from nam.reduction.base import Context, Method, Needs
+from nam.reduction.contributions import contributions_at, contributions_of
+from nam.reduction.folding import Norm
 from nam.reduction.functional import (
     Aggregate,
     Branch,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nam.errors import ConfigError, InputError, ModelError
+from nam.errors import InputError, ModelError
 from nam.mllm.norm import HeldNorm, read_final_norm
 from nam.reduction.ablated import ablated_hidden
 from nam.reduction.base import Context, Method, Needs
-from nam.reduction.baseline import Baseline, mean_activations
+from nam.reduction.baseline import Baseline, activations_of
 from nam.reduction.constants import once
 from nam.reduction.functional import final_score
 from nam.reduction.gradxact import gradients_by_batch
@@ -22,8 +22,6 @@ from nam.types import Neuron, NeuronSet
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
-
-_CHOICES = {"baseline": ("zero", "mean"), "final_norm": ("secant", "exact", "held")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +67,8 @@ class NamTotal(Method):
     batch: int = 16
 
     def __post_init__(self) -> None:
-        for option, choices in _CHOICES.items():
-            got = getattr(self, option)
-            if got not in choices:
-                raise ConfigError(f"reduction.nam_total.{option} must be {' or '.join(choices)}, got {got!r}")
+        super().__post_init__()
         self._require_whole(batch=1, rerun=0)
-        self._rules()
 
     def _rules(self) -> Rules:
         return Rules(
@@ -94,11 +88,10 @@ class NamTotal(Method):
         return [self._score_one(*pair, norm, written) for pair in zip(contexts, found, strict=True)]
 
     def _score_one(self, context: Context, v: Tensor, norm: HeldNorm | None, written: Tensor) -> Tensor:
-        baseline = None
-        if self.baseline == "mean":
-            mean = mean_activations(context.mllm, modality=context.target.modality)
-            baseline = mean.to(context.activations)
-        change = context.activations if baseline is None else context.activations - baseline[:, None]
+        baseline = activations_of(self.baseline, context, method=self.name)
+        change = context.activations
+        if baseline is not None:
+            change = change - baseline.to(change)[:, None]
         sizes = change.square() * written
         s = change * v
         if norm is not None:
@@ -124,17 +117,14 @@ class NamTotal(Method):
         top = followed.flatten().topk(min(self.rerun, followed.numel())).indices.tolist()
         neurons = NeuronSet.of(Neuron(*divmod(index, width)) for index in top)
         found = ablated_hidden(context, neurons, baseline=baseline)
-        directions = context.after_norm(region=self.region)
-        lost = (found.plain.to(directions) - found.hidden.to(directions)) * directions
-        s[found.layers, found.units] = lost.sum((1, 2)) / len(directions)
+        s[found.layers, found.units] = found.lost(context.after_norm(region=self.region))
 
 
 def _final_norm(context: Context) -> HeldNorm:
     try:
         return read_final_norm(context.mllm)
     except ModelError as error:
-        reason = str(error).removeprefix("norm=fold: ").removesuffix("; set norm=ignore")
-        raise ModelError(f"final_norm=secant: {reason}; set reduction.nam_total.final_norm=exact") from error
+        raise ModelError(f"final_norm=secant: {error}; set reduction.nam_total.final_norm=exact") from error
 
 
 def _squares(mllm: MLLM, norm: HeldNorm | None, *, like: Tensor) -> Tensor:

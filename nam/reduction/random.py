@@ -27,6 +27,7 @@ class Random(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(seed=0)
 
     def _score_batch(self, contexts: Sequence[Context]) -> list[Tensor]:

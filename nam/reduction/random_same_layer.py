@@ -38,6 +38,7 @@ class RandomSameLayer(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_whole(seed=0)
         if self.of == self.name:
             raise ConfigError(f"reduction.{self.name}.of needs another method, got {self.of}")

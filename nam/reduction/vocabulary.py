@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from nam.mllm.norm import HeldNorm, arriving, read_final_norm
+from nam.mllm.norm import HeldNorm, arriving
 from nam.mllm.products import linear
 from nam.reduction.constants import once
+from nam.reduction.folding import Norm, norm_to_fold
 
 if TYPE_CHECKING:
     from nam.mllm.base import MLLM
-    from nam.reduction.base import Norm
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def first_tokens(mllm: MLLM, *, norm: Norm, end: End) -> Tensor:
 
     def search() -> Tensor:
         began = time.perf_counter()
-        folded = read_final_norm(mllm, straight=False) if norm == "fold" else None
+        folded = norm_to_fold(mllm) if norm == "fold" else None
         found = _search(mllm, folded, sign=1 if end == "top" else -1)
         if (spent := time.perf_counter() - began) > 1:
             log.info("the first word of every neuron took %.1f s, once for the model", spent)

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from nam.errors import ConfigError, ModelError
 from nam.mllm.base import MLLM
+from nam.mllm.drawer import require_drawer
 from nam.relevance.base import Pulled, Relevance, counted_rows
-from nam.relevance.draws import drawing_model, finished_latents, hidden_leaf, noise_schedule
+from nam.relevance.draws import finished_latents, hidden_leaf, noise_schedule
 from nam.types import Generation
 
 
@@ -49,20 +50,20 @@ class AttentionRelevance(Relevance):
                 f"relevance=attention knows regions of pictures alone, not of {generations[0].medium}: set "
                 "relevance=gradient or levels"
             )
-        model = drawing_model(mllm, provider="attention", medium=generations[0].medium)
+        drawer = require_drawer(mllm, generations[0].medium, purpose="relevance=attention")
         hidden, read = hidden_leaf(mllm, generations)
-        conditioning = model.conditioning(read)
+        conditioning = drawer.conditioning(read)
         latents = finished_latents(generations, like=conditioning)
-        noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
-        time, a, s = noise_schedule(model.diffusion, self.level)
-        unet: Any = model.diffusion.parts.get("unet", like=read)
+        noise = drawer.diffusion.noise([generation.seed for generation in generations], like=read)
+        time, a, s = noise_schedule(drawer.diffusion, self.level)
+        unet: Any = drawer.diffusion.parts.get("unet", like=read)
         with torch.no_grad(), counted_rows(unet) as rows, attention_in_region(unet, masks) as shares:
             at = torch.tensor(time, device=latents.device)
             unet(a * latents + s * noise, at, encoder_hidden_states=conditioning)
         if not shares:
             raise ModelError(f"relevance=attention needs cross-attention, the U-Net of {mllm.name} has none")
         share = torch.stack(shares).mean(0).to(conditioning)[..., None]
-        empty = model.diffusion.uncond(like=read)
+        empty = drawer.diffusion.uncond(like=read)
         cotangent = share * (conditioning - empty).detach()
         (gradients,) = torch.autograd.grad(conditioning, hidden, grad_outputs=cotangent)
         return Pulled(gradients, sum(rows) / len(generations))

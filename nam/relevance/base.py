@@ -18,6 +18,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from nam.checks import require_choices
 from nam.errors import ConfigError, InputError, NamError
 from nam.mllm.base import MLLM
 from nam.types import DrawSettings, Generation, Medium
@@ -69,8 +70,7 @@ class Relevance(ABC):
     aggregate: Aggregate = "none"
 
     def __post_init__(self) -> None:
-        if self.aggregate not in ("none", "mean", "max", "sum"):
-            raise ConfigError(f"relevance.aggregate must be none, mean, max or sum, got {self.aggregate!r}")
+        require_choices(self, "relevance")
         if self.signed and self.aggregate == "max":
             raise ConfigError("relevance.aggregate=max has no meaning for signed=true: use none, mean or sum")
 

@@ -1,9 +1,9 @@
-"""What relevance providers need of a model that draws: its pieces, and the region in the latents."""
+"""What relevance providers need of a picture: its hidden states, its latents, its noise schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,51 +11,19 @@ from torch import Tensor
 from nam.errors import ConfigError, ModelError
 from nam.mllm.base import MLLM
 from nam.mllm.diffusion import Diffusion
-from nam.types import DrawSettings, Generation, Medium
+from nam.types import Generation
 
 
-class Draws(Protocol):
-    """What back-propagation needs of a model beyond `MLLM`; GILL has it, for pictures."""
-
-    diffusion: Diffusion
-
-    def conditioning(self, hidden_img: Tensor) -> Tensor:
-        """See `nam.mllm.drawer.Drawer.conditioning`."""
-
-    def render(
-        self,
-        hidden_img: Tensor,
-        noise: Tensor,
-        settings: DrawSettings,
-        *,
-        grad_steps: int | None = None,
-        checkpoint: bool = False,
-    ) -> Tensor:
-        """See `nam.mllm.drawer.Drawer.render`."""
-
-
-def drawing_model(mllm: MLLM, *, provider: str, medium: Medium = "image") -> Draws:
-    """The model as one that draws pictures, or another medium.
+def hidden_leaf(mllm: MLLM, generations: Sequence[Generation]) -> tuple[Tensor, Tensor]:
+    """Hidden states (B, P, H) to differentiate by, in float32 or finer, and as the model reads them.
 
     Raises:
-        ModelError: it does not draw that by diffusion.
-        ConfigError: it computes in float16, in which gradients overflow.
+        ConfigError: the model computes in float16, in which gradients overflow.
     """
-    found: Any = mllm if medium == "image" else getattr(mllm, "drawers", {}).get(medium)
-    if not all(hasattr(found, name) for name in ("render", "conditioning", "diffusion")):
-        what = "" if medium == "image" else f" {medium}"
-        raise ModelError(
-            f"relevance={provider} needs a model that draws{what} by diffusion, {mllm.name} does not"
-        )
     if mllm.dtype == torch.float16:
         raise ConfigError(
             "gradients through a picture generator overflow in float16: set mllm.dtype=bfloat16"
         )
-    return cast(Draws, found)
-
-
-def hidden_leaf(mllm: MLLM, generations: Sequence[Generation]) -> tuple[Tensor, Tensor]:
-    """Hidden states (B, P, H) to differentiate by, in float32 or finer, and as the model reads them."""
     precision = torch.promote_types(mllm.dtype, torch.float32)
     states = torch.stack([cast(Tensor, generation.hidden) for generation in generations])
     hidden = states.to(mllm.device, precision).requires_grad_()

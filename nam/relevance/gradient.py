@@ -11,8 +11,9 @@ from torch import Tensor
 
 from nam.errors import ConfigError
 from nam.mllm.base import MLLM
+from nam.mllm.drawer import require_drawer
 from nam.relevance.base import Pulled, Relevance, counted_rows
-from nam.relevance.draws import Draws, drawing_model, hidden_leaf
+from nam.relevance.draws import hidden_leaf
 from nam.types import DrawSettings, Generation
 
 
@@ -40,13 +41,12 @@ class GradientRelevance(Relevance):
 
     def pull(self, mllm: MLLM, generations: Sequence[Generation], masks: Tensor) -> Pulled:
         settings = cast(DrawSettings, generations[0].drawn)
-        model = _same_sampler(
-            drawing_model(mllm, provider="gradient", medium=generations[0].medium), settings
-        )
+        drawer = require_drawer(mllm, generations[0].medium, purpose="relevance=gradient")
+        drawer.require_sampler(settings)
         hidden, read = hidden_leaf(mllm, generations)
-        noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
-        with counted_rows(model.diffusion.parts.get("unet", like=read)) as rows:
-            pixels = model.render(
+        noise = drawer.diffusion.noise([generation.seed for generation in generations], like=read)
+        with counted_rows(drawer.diffusion.parts.get("unet", like=read)) as rows:
+            pixels = drawer.render(
                 read, noise, settings, grad_steps=self.last_steps, checkpoint=self.checkpoint
             )
             forward, per_step = sum(rows), rows[0]
@@ -55,13 +55,3 @@ class GradientRelevance(Relevance):
             (gradients,) = torch.autograd.grad(pixels, hidden, grad_outputs=region)
         backward = forward if self.last_steps is None else min(forward, self.last_steps * per_step)
         return Pulled(gradients, (sum(rows) + backward) / len(generations))
-
-
-def _same_sampler(model: Draws, settings: DrawSettings) -> Draws:
-    sampler = type(model.diffusion.scheduler).__name__
-    if sampler != settings.sampler:
-        raise ConfigError(
-            f"the picture was drawn by {settings.sampler}, the model's sampler is now {sampler}: "
-            "set mllm.sampler to the one that drew it"
-        )
-    return model

@@ -27,8 +27,9 @@ from torch import Tensor
 from nam.errors import ConfigError, ModelError
 from nam.mllm.base import MLLM
 from nam.mllm.diffusion import Diffusion
+from nam.mllm.drawer import require_drawer
 from nam.relevance.base import Pulled, Relevance, counted_rows
-from nam.relevance.draws import drawing_model, finished_latents, hidden_leaf, noise_schedule
+from nam.relevance.draws import finished_latents, hidden_leaf, noise_schedule
 from nam.relevance.region import region_in_latents
 from nam.types import DrawSettings, Generation
 
@@ -55,8 +56,6 @@ class LevelsRelevance(Relevance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.through not in ("up", "whole"):
-            raise ConfigError(f"relevance.through must be up or whole, got {self.through!r}")
         if self.margin is not None and not 0 <= self.margin <= 1:
             raise ConfigError(f"relevance.margin must be from 0 to 1, or null, got {self.margin}")
         given = list(self.levels)
@@ -65,16 +64,16 @@ class LevelsRelevance(Relevance):
             raise ConfigError(f"relevance.levels must fall from below 1 (noise) to above 0, got {given}")
 
     def pull(self, mllm: MLLM, generations: Sequence[Generation], masks: Tensor) -> Pulled:
-        model = drawing_model(mllm, provider="levels", medium=generations[0].medium)
+        drawer = require_drawer(mllm, generations[0].medium, purpose="relevance=levels")
         guidance = cast(DrawSettings, generations[0].drawn).guidance
         hidden, read = hidden_leaf(mllm, generations)
-        conditioning = model.conditioning(read)
+        conditioning = drawer.conditioning(read)
         latents = finished_latents(generations, like=conditioning)
-        noise = model.diffusion.noise([generation.seed for generation in generations], like=read)
-        cotangent = region_in_latents(model.diffusion, latents, masks, margin=self.margin)
-        with counted_rows(model.diffusion.parts.get("unet", like=read)) as rows:
+        noise = drawer.diffusion.noise([generation.seed for generation in generations], like=read)
+        cotangent = region_in_latents(drawer.diffusion, latents, masks, margin=self.margin)
+        with counted_rows(drawer.diffusion.parts.get("unet", like=read)) as rows:
             by_conditioning = pull_through_levels(
-                model.diffusion,
+                drawer.diffusion,
                 conditioning.detach(),
                 latents,
                 noise,

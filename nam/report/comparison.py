@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nam.store.files import StoreError, read_json
+from nam.store.files import CONFIG_FILE, StoreError, read_json
 from nam.store.schema import MANIFEST_FILE, METRICS_FILE
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def _overrides(job: Path) -> Mapping[str, str]:
     given: Any = []
     if (job / ERROR_FILE).is_file():
         given = read_json(job / ERROR_FILE)["overrides"]
-    elif (job / "config.yaml").is_file():
-        given = OmegaConf.load(job / "config.yaml").overrides
+    elif (job / CONFIG_FILE).is_file():
+        given = OmegaConf.load(job / CONFIG_FILE).overrides
     parts = (str(one).lstrip("+~").partition("=") for one in given)
     return {name: value for name, _, value in parts}
 

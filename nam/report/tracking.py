@@ -20,6 +20,7 @@ from nam.report.figures import layer_counts, top_sizes
 from nam.report.overlays import overlay
 from nam.report.pages import REPORT_FILE
 from nam.store import Run
+from nam.store.files import CONFIG_FILE
 from nam.store.schema import MANIFEST_FILE, METRICS_FILE, NEURONS_FILE, SAMPLES_FILE, SCORES_FILE
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 PICTURES = 24
 
 #: What a run's artifact holds: report, tables and provenance.
-FILES = (REPORT_FILE, SAMPLES_FILE, NEURONS_FILE, SCORES_FILE, METRICS_FILE, MANIFEST_FILE, "config.yaml")
+FILES = (REPORT_FILE, SAMPLES_FILE, NEURONS_FILE, SCORES_FILE, METRICS_FILE, MANIFEST_FILE, CONFIG_FILE)
 
 
 class Tracker(Callback):

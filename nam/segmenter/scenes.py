@@ -61,7 +61,10 @@ class SceneSegmenter(Segmenter):
 
     @property
     def origin(self) -> Path:
-        return weights_folder(self.folder) / SEGMENTER
+        try:
+            return weights_folder(self.folder) / SEGMENTER
+        except ModelError as error:
+            raise ModelError(f"{error}; set segmenter.folder") from error
 
     @cached_property
     def model(self) -> Any:

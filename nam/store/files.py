@@ -14,6 +14,9 @@ from typing import Any
 
 from nam.errors import NamError
 
+#: The configuration of a run, resolved: what makes a folder a run's.
+CONFIG_FILE = "config.yaml"
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
@@ -143,7 +146,7 @@ def clean(text: str) -> str:
 
 def _run_folder(path: Path) -> Path | None:
     """The run folder that a file is in, at most two folders down; None where there is none."""
-    return next((one for one in path.parents[:3] if (one / "config.yaml").is_file()), None)
+    return next((one for one in path.parents[:3] if (one / CONFIG_FILE).is_file()), None)
 
 
 def _sync(path: Path) -> None:

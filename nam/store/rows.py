@@ -80,7 +80,7 @@ def rank_neurons(scores: Tensor, *, count: int, activations: Tensor | None = Non
     flat = scores.detach().reshape(-1).cpu()
     order = torch.arange(len(flat))
     if 0 < count < len(flat):
-        # All that are equal to the last of the best are sorted too; NaN, first of all, is less than none.
+        # The rest need no sorting; NaN, which sorts first, is below nothing.
         order = order[~(flat < flat.topk(count).values[-1])]
     if activations is not None:
         active = activations.detach().reshape(-1).cpu()[order]

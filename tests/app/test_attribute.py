@@ -223,7 +223,7 @@ REFUSED = [
     (["draw=sometimes"], "draw must be"),
     (["top=0"], "top must be at least 1"),
     (["seed=-1"], "seed must be at least 0"),
-    (["data.batch_size=0"], "data.batch_size must be at least 1"),
+    (["data.batch_size=0"], "data.batch_size must be an integer of at least 1"),
     (["data.source.table=none.csv"], "there is no such file"),
     (["data.source.table=table.txt"], "must be a .csv or .jsonl file"),
     (["trainer.strategy=fsdp"], "trainer.strategy=fsdp is not supported: every process needs"),

@@ -7,10 +7,12 @@ from typing import Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from nam.app.build import build, build_all, check_call, conforms
+from nam.app.build import build, build_all, check_call
 from nam.app.config import compose, group_options
 from nam.app.settings import check_attribution
+from nam.checks import conforms
 from nam.errors import ConfigError
+from nam.relevance.levels import LevelsRelevance
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,17 @@ def test_a_class_of_ours_has_its_base_s_settings_too() -> None:
         check_call(Ours, {"widht": 3}, where="part.module")
     with pytest.raises(ConfigError, match=r"'part\.module\.width' is missing"):
         check_call(Ours, {"colour": "blue"}, where="part.module")
+
+
+def test_a_dataclass_s_hints_are_found_although_its_base_is_elsewhere() -> None:
+    settings = {"aggregate": "none", "levels": [0.5], "through": "up"}
+    check_call(LevelsRelevance, settings, where="relevance")
+    with pytest.raises(
+        ConfigError, match=r"^relevance\.aggregate must be 'none', 'mean', 'max' or 'sum', got 3$"
+    ):
+        check_call(LevelsRelevance, settings | {"aggregate": 3}, where="relevance")
+    with pytest.raises(ConfigError, match=r"^expected a list: relevance\.levels=\[0\.5\]$"):
+        check_call(LevelsRelevance, settings | {"levels": 0.5}, where="relevance")
 
 
 def test_what_a_target_refuses_is_a_configuration_error() -> None:

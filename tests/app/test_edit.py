@@ -65,6 +65,8 @@ def test_an_edit_is_made_measured_saved_and_applied_again(
     delta, found = read_delta(out / "patch.safetensors"), figures(out)
     assert len(delta.neurons) == found["neurons"] == 4
     assert found["norm"] == pytest.approx(delta.norm)
+    assert (delta.manifest["method"], delta.manifest["selection"]["k"]) == ("nam", 4)
+    assert delta.manifest["settings"]["steps"] == 3
     assert delta.manifest["figures"]["others_drawn"] == found["others_drawn"]
     assert found["source_drawn"] == 1  # as the judge says
     assert found["drawn"] == 0  # the judge sees a cat as well
@@ -202,16 +204,19 @@ def test_any_failure_of_a_job_is_a_row(
 def test_a_finished_job_of_a_sweep_is_held_against_all_its_settings(
     edit: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit("", "-m", "editor=scale")
-    folder = Path("runs/edit/now")
+    patch = edit("made", "editor=scale").absolute() / "patch.safetensors"
+    few = [one for one in FEW if not one.startswith(("edit.source", "edit.target"))]  # the patch has them
+    sweep = ["-m", f"edit.apply={patch}"]
+    edit("", *sweep, few=few)
+    sweep += ["resume=runs/edit/now"]
     for other, words in (
         ("evaluate.captions=2", "the run was started with evaluate.captions=1, not 2"),
         ("judge=elsewhere", "not elsewhere"),
         ("edit.k=5", "the run was started with edit.k=4, not 5"),
     ):
-        assert words in refused(edit, capsys, "-m", "editor=scale", f"resume={folder}", other)
-    edit("", "-m", "editor=scale", f"resume={folder}")
-    assert "0 is finished" in capsys.readouterr().out
+        assert words in refused(edit, capsys, *sweep, other, few=few)
+    edit("", *sweep, few=few)
+    assert "runs/edit/now/0 is finished" in capsys.readouterr().out
 
 
 REFUSED = [
@@ -235,11 +240,11 @@ REFUSED = [
         "edit.source=zebra: 'zebra' is no thing of the scenes: expected one of sun, moon",
     ),
     (["edit.target=zebra"], "edit.target=zebra: 'zebra' is no thing of the scenes"),
-    (["edit.modality=sound"], "edit.modality must be text, image or both, got 'sound'"),
+    (["edit.modality=sound"], "edit.modality must be 'text', 'image' or 'both', got 'sound'"),
     (["editor=rewrit"], "editor=rewrit: no such option; did you mean 'rewrite'?"),
     (["editor.taw=1"], "did you mean 'editor.tau'?"),
-    (["edit.select.by=luck"], "edit.select.by must be method, active, random or layer, got 'luck'"),
-    (["edit.select.kind=sound"], "edit.select.kind must be one of text, image"),
+    (["edit.select.by=luck"], "edit.select.by must be 'method', 'active', 'random' or 'layer', got 'luck'"),
+    (["edit.select.kind=sound"], "edit.select.kind must be 'text', 'image', 'both'"),
     (["edit.select.samples=0"], "edit.select.samples must be at least 1"),
     (["edit.select.layers=[1,0]"], "edit.select.layers must be [first, last], both from 0, got [1, 0]"),
     (["edit.select.layers=[0,7]"], "edit.select.layers=[0, 7]: the model's layers are 0 to 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,10 +147,14 @@ def test_a_leaderboard_from_one_command_and_again_from_its_cache(
     with pytest.raises(SystemExit):
         run("out", "resume=out")
     assert "is finished: there is nothing to resume" in capsys.readouterr().err
+    shutil.copytree(folder, "sweep/0")
+    run("out", "-m", "resume=sweep", "evaluate.batch=1")
+    assert "sweep/0 is finished" in capsys.readouterr().out
     manifest["model"]["revision"] = "another"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for overrides, line in (
         (["resume=out", "evaluate.tuning=0.2"], "was started with evaluate.tuning=0, not 0.2"),
+        (["-m", "resume=sweep", "evaluate.tuning=0.2"], "was started with evaluate.tuning=0, not 0.2"),
         (["resume=out"], "was started with other weights (fingerprint another"),
         (["resume=out", "mllm.steps=3"], "was started with mllm.steps=2, not 3"),
     ):
@@ -166,7 +171,7 @@ def test_a_leaderboard_from_one_command_and_again_from_its_cache(
         ("evaluate.reference=relp", "evaluate.reference=relp is not among reduction"),
         ("evaluate.regions=[masks]", "evaluate.regions may hold mask, whole, ones"),
         ("evaluate.truths.neurons=-1", "evaluate.truths.neurons must be at least 0"),
-        ("evaluate.split=held", "evaluate.split must be 'held_out' or 'tuning' or 'all'"),
+        ("evaluate.split=held", "evaluate.split must be 'held_out', 'tuning' or 'all'"),
         ("+evaluate.parts.cost.repeat=1", "repeat"),
         ("evaluate.parts.providers.method=relp", "relp"),
         ("evaluate.judge=nowhere", "evaluate.judge=nowhere: "),

@@ -82,7 +82,9 @@ def test_effects_are_inside_the_region_and_gradients_predict_them(gill: GILL, re
     noise = gill.diffusion.noise([region.generation.seed], like=small).expand(len(small), -1, -1, -1)
     with torch.no_grad():
         moved, here = (
-            (gill.render(region.hidden + d, noise, region.generation.drawn) * region.mask).sum((1, 2, 3))
+            (
+                gill.drawers["image"].render(region.hidden + d, noise, region.generation.drawn) * region.mask
+            ).sum((1, 2, 3))
             for d in (small, 0 * small)
         )
     signed, unsigned = predicted(gradient, region.hidden, Effects(small, moved - here, moved))

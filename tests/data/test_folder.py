@@ -59,7 +59,7 @@ def test_pictures_come_from_the_table_s_folder_only(tmp_path: Path) -> None:
     source = Folder(table=str(folder / "t.csv"))
     errors = [source[index].error for index in range(4)]
     assert all("leads out of the folder" in error for error in errors[:3])
-    assert "cannot read the picture" in errors[3]
+    assert errors[3] == f"cannot read the picture {folder.resolve() / 'gone.png'}: No such file or directory"
 
 
 def test_a_url_is_no_picture_and_an_empty_cell_is_none(tmp_path: Path) -> None:

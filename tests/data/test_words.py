@@ -45,7 +45,7 @@ def test_what_asks_for_nothing_is_refused() -> None:
         ({"concepts": ()}, "data.source needs concepts"),
         ({"concepts": ("cat", " ")}, r"data\.source\.concepts: expected different words, got \['cat', ' '\]"),
         ({"concepts": ("cat", "cat")}, "expected different words"),
-        ({"repeats": 0}, "repeats of at least 1"),
+        ({"repeats": 0}, r"data\.source\.repeats must be an integer of at least 1, got 0"),
         ({"prompts": ()}, r"data\.source\.prompts is empty"),
         ({"prompts": ("draw it",)}, r"data\.source\.prompts: \{concept\} must stand .* got 'draw it'"),
         ({"prompts": ("draw {thing}",)}, r"\{concept\} must stand"),

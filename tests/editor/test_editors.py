@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +161,14 @@ def test_rome_is_of_rank_one_and_gives_the_mean_key_what_is_missing(gill: GILL) 
     assert singular[1] < 1e-5 * singular[0]
     edited = here.roles != 2
     got = here.activations[edited].mean(0) @ there
-    torch.testing.assert_close(got, (here.wanted - here.stream)[edited].mean(0), rtol=1e-3, atol=1e-4)
+    missing = (here.wanted - here.stream)[edited].mean(0)
+    torch.testing.assert_close(got, missing, rtol=1e-3, atol=1e-4)
+    keys, kept = (here.activations.double().numpy()[rows] for rows in (edited.numpy(), ~edited.numpy()))
+    second = kept.T @ kept / len(kept)
+    damped = second + editor.damping * np.diag(second).mean() * np.eye(len(second))
+    direction = np.linalg.solve(damped, keys.mean(0))
+    expected = np.outer(direction / (keys.mean(0) @ direction), missing.numpy())
+    np.testing.assert_allclose(there.numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_finetuning_learns_and_a_resumed_run_ends_the_same(gill: GILL, tmp_path: Path) -> None:
@@ -216,10 +225,19 @@ def test_odd_options_are_refused_by_name(kind: type[Editor], name: str, value: f
 
 def test_what_grows_beyond_all_numbers_is_refused(gill: GILL) -> None:
     module = EditingModule(problem=problem(gill), editor=Scale(factor=1e38), neurons=NEURONS)
-    with pytest.raises(EditError, match=r"not finite at step 1: lower editor.lr or editor.factor"):
+    with pytest.raises(EditError, match=r"not finite at step 1: take an editor.factor closer to 1"):
         fit(module, steps=1)
 
 
 def test_a_problem_without_anything_to_edit_is_refused(gill: GILL) -> None:
     with pytest.raises(EditError, match="nothing to edit"):
         problem(gill, role="keep")
+
+
+@pytest.mark.parametrize("kind", [Rewrite, Rome, Scale, Finetune], ids=lambda kind: kind.name)
+def test_an_editor_advises_settings_of_its_own(kind: type[Editor]) -> None:
+    own = {field.name for field in fields(kind)}
+    for advice in (kind.larger, kind.smaller):
+        named = set(re.findall(r"editor\.(\w+)", advice))
+        assert named
+        assert named <= own

@@ -6,6 +6,7 @@ import signal
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +15,17 @@ from PIL import Image
 
 import nam
 from nam.data.edits import ScenePairs
-from nam.editor import Delta, EditError
+from nam.editor import Delta, EditError, read_delta
+from nam.editor.base import Editor
 from nam.editor.cases import Pair
 from nam.editor.finetune import Finetune
 from nam.editor.rewrite import Rewrite
+from nam.editor.rome import Rome
 from nam.errors import ConfigError, InputError, NamError
 from nam.mllm.gill import GILL
 from nam.modules.editing import EditingModule
 from nam.options import option
-from nam.types import Neuron, NeuronSet
+from nam.types import Concept, Neuron, NeuronSet, Scores
 from tests.editor.problems import NEURONS
 from tests.editor.test_delta import assert_same_bits, weights
 from tests.families import build
@@ -54,6 +57,31 @@ def test_every_editor_in_every_precision(editor: Any, dtype: torch.dtype, gill_f
     assert_same_bits(mllm, before)
 
 
+@pytest.mark.parametrize("editor", [Rewrite(steps=2), Rome(steps=1, layer=1)], ids=lambda one: one.name)
+def test_a_delta_says_how_it_was_made(editor: Editor, gill: GILL, tmp_path: Path) -> None:
+    neurons = NEURONS if editor.selects else None
+    delta = nam.edit(gill, **given(editor=editor, neurons=neurons, seed=3))
+    made = read_delta(delta.save(tmp_path / "delta.safetensors")).manifest
+    assert made == delta.manifest
+    assert made["seed"] == 3
+    assert made["settings"]["steps"] == editor.steps
+    assert made["prompts"] == [pair.source.prompt for pair in given()["pairs"]]
+    assert not {"k", "selection", "method"} & made.keys()
+
+
+def test_a_delta_says_how_its_neurons_were_selected(gill: GILL, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = torch.arange(128.0).reshape(2, 64)
+    scores = Scores(Concept("cat"), "image", "acu", ranked, ranked)
+    work = SimpleNamespace(concept=Concept("cat"), scores=[scores], errors={})
+    monkeypatch.setattr("nam.editing.attribute_things", lambda *_, **__: [work])
+    delta = nam.edit(gill, **given(neurons=None, k=5, reduction="acu"))
+    assert [neuron.unit for neuron in delta.neurons] == [59, 60, 61, 62, 63]
+    assert delta.manifest["method"] == "acu"
+    chosen = delta.manifest["selection"]
+    assert (chosen["k"], chosen["by"], chosen["kind"], chosen["contrast"]) == (5, "method", "image", True)
+    assert chosen["samples"] == 2
+
+
 def test_a_model_can_be_edited_twice(gill: GILL) -> None:
     before = weights(gill)
     first = nam.edit(gill, **given())
@@ -72,13 +100,13 @@ REFUSED: list[tuple[dict[str, Any], type[NamError], str]] = [
     ({"source": ""}, InputError, "the concept is empty"),
     ({"target": "Cat"}, EditError, "source and target of an edit are both 'cat'"),
     ({"source": "zebra", "pairs": None}, ConfigError, "'zebra' is no thing of the scenes"),
-    ({"modality": "sound"}, EditError, "edit.modality must be text, image or both, got 'sound'"),
+    ({"modality": "sound"}, EditError, "edit.modality must be 'text', 'image' or 'both', got 'sound'"),
     ({"k": 0}, ConfigError, "edit.k must be an integer of at least 1, got 0"),
     ({"k": 2.5}, ConfigError, "edit.k must be an integer of at least 1, got 2.5"),
     ({"k": 129, "neurons": None}, EditError, "edit.k=129, but the model has 128 neurons"),
     ({"editor": "rewrit"}, ConfigError, "did you mean 'rewrite'"),
-    ({"editor": 3}, ConfigError, "editor: expected an object or a name under configs/editor, got 3"),
-    ({"reduction": 4}, ConfigError, "reduction: expected an object or a name"),
+    ({"editor": 3}, ConfigError, "editor: expected one name under configs/editor, or an instance of Editor"),
+    ({"reduction": 4}, ConfigError, "reduction: expected one name under configs/reduction"),
     ({"neurons": NeuronSet(())}, EditError, "at least one neuron"),
     ({"neurons": [Neuron(0, 1)]}, EditError, "neurons: expected a nam.types.NeuronSet, got list"),
     (

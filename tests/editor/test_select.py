@@ -115,3 +115,12 @@ def test_what_no_ranking_can_give_is_refused_before_there_is_one() -> None:
         refuse_impossible((3, 2), Selection(k=7))
     with pytest.raises(EditError, match=r"has 2 neurons in edit.select.layers=\[1, 1\]"):
         refuse_impossible((3, 2), Selection(k=3, layers=(1, 1)))
+
+
+def test_what_was_not_looked_at_is_not_said() -> None:
+    best = Selection(k=3, layers=(0, 1)).facts("acu", contrast=False, samples=None)
+    assert best["method"] == "acu"
+    told = best["selection"]
+    assert (told["k"], told["layers"], told["samples"]) == (3, [0, 1], None)
+    whole = Selection(by="layer", layers=(1, 1)).facts("acu", contrast=True, samples=2)
+    assert whole == {"selection": {"by": "layer", "layers": [1, 1]}}

@@ -88,7 +88,7 @@ def test_what_is_no_captioner_is_one_clear_line(tmp_path: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(ModelError, match="cannot read the image processor"):
         load_captioner(folder)
-    with pytest.raises(ModelError, match="missing weights: .*tiny_gill"):
+    with pytest.raises(ModelError, match=r"missing weights: .*tiny_gill"):
         load_captioner("tiny_gill")
 
 

@@ -250,7 +250,14 @@ def test_pictures_are_those_of_a_plain_loop_and_judged_in_their_region_alone(
     for one, seen, value in zip(sets, shown, found.tolist(), strict=True):
         hidden = by_loop(context, one, baseline=None, positions="target")[None]
         noise = gill.diffusion.noise([generation.seed], like=hidden)
-        pixels = gill.render(hidden, noise, generation.drawn)[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
+        pixels = (
+            gill.drawers["image"]
+            .render(hidden, noise, generation.drawn)[0]
+            .permute(1, 2, 0)
+            .clamp(0, 1)
+            .numpy()
+            * 255
+        )
         assert np.abs(seen[region] - pixels[region]).max() < 0.6
         assert (seen[~region] == before[~region]).all()
         assert value == pytest.approx(seen.mean())

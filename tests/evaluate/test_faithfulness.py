@@ -91,7 +91,7 @@ def test_a_pictures_effects_are_those_of_drawing_it_again(model: GILL, tmp_path:
     def render(hidden: Tensor) -> Tensor:
         noise = model.diffusion.noise([5], like=hidden)
         with torch.no_grad():
-            return model.render(hidden[None], noise, generation.drawn)[0]  # type: ignore[arg-type]
+            return model.drawers["image"].render(hidden[None], noise, generation.drawn)[0]  # type: ignore[arg-type]
 
     before = render(plain_hidden(context))
     moved = 0
@@ -145,12 +145,12 @@ def test_the_proxy_is_a_sampler_of_its_levels_along_the_drawn_path(model: GILL) 
         return kept[1].sqrt() * picture + (1 - kept[1]).sqrt() * implied
 
     with torch.no_grad():
-        cond = model.conditioning(plain_hidden(context)[None])
+        cond = model.drawers["image"].conditioning(plain_hidden(context)[None])
         firsts = estimate(anchor(0), 0, cond)
         second = estimate(anchor(1), 1, cond)
         before = model.diffusion.decode(finished)
         for neuron in NEURONS:
-            changed = model.conditioning(hidden_without(context, neuron)[None])
+            changed = model.drawers["image"].conditioning(hidden_without(context, neuron)[None])
             step = ddim(anchor(0), estimate(anchor(0), 0, changed)) - ddim(anchor(0), firsts)
             last = estimate(anchor(1) + step, 1, changed) - second
             after = model.diffusion.decode(finished + last)

@@ -131,7 +131,7 @@ def test_what_is_no_edit_is_refused() -> None:
     for settings, message in (
         ({"edits": []}, "are pairs"),
         ({"edits": [["cat"]]}, "are pairs"),
-        ({"seeds": 0}, r"norms\.seeds must be at least 1, got 0"),
+        ({"seeds": 0}, r"norms\.seeds must be an integer of at least 1, got 0"),
         ({"least": 0.0}, r"norms\.least must be above 0"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -20,7 +20,8 @@ from nam.hooks.intervention import zero
 from nam.mllm.base import MLLM
 from nam.mllm.norm import read_final_norm
 from nam.reduction.acu import AcU
-from nam.reduction.base import Method, contributions_of
+from nam.reduction.base import Method
+from nam.reduction.contributions import contributions_of
 from nam.reduction.gradxact import GradXAct
 from nam.reduction.nam import Nam
 from nam.reduction.versions import Versions

@@ -21,7 +21,8 @@ from nam.hooks import Recorder
 from nam.mllm.ffn import find_sites
 from nam.mllm.janus import read_janus
 from nam.mllm.tiny_unified import write_tiny_unified
-from nam.reduction.base import contexts_of, contributions_of
+from nam.reduction.base import contexts_of
+from nam.reduction.contributions import contributions_of
 from nam.reduction.nam import Nam
 from nam.relevance.gradient import GradientRelevance
 from nam.segmenter.whole import WholeSegmenter

@@ -180,7 +180,7 @@ def test_the_generator_goes_where_it_is_put(folder: Path) -> None:
     )
     unet = apart.diffusion.parts.get("unet", like=apart.unembedding)
     hidden = torch.randn(2, 8, 32, requires_grad=True)
-    conditioning = apart.conditioning(hidden)
+    conditioning = apart.drawers["image"].conditioning(hidden)
     noise = apart.diffusion.noise([1, 2], like=hidden)
     empty = apart.diffusion.uncond(like=hidden)
     assert {one.device.type for one in (conditioning, noise, empty, *unet.parameters())} == {"meta"}

@@ -37,7 +37,7 @@ def test_each_seeds_noise_is_its_own() -> None:
 @torch.no_grad()
 def test_samples_are_those_of_ddim_by_hand(double_gill: GILL) -> None:
     diffusion = double_gill.diffusion
-    cond = double_gill.conditioning(hidden_of(double_gill))
+    cond = double_gill.drawers["image"].conditioning(hidden_of(double_gill))
     noise = diffusion.noise([0], like=cond)
     got = diffusion.sample(cond, noise, diffusion.settings(steps=5, guidance=2.5))
 
@@ -69,7 +69,7 @@ def test_gradients_through_the_picture_are_finite_differences(
     weights = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
 
     def value(at: Tensor, **options: object) -> Tensor:
-        pixels = double_gill.render(at, noise, settings, **options)  # type: ignore[arg-type]
+        pixels = double_gill.drawers["image"].render(at, noise, settings, **options)  # type: ignore[arg-type]
         return (pixels * weights).sum()
 
     (gradient,) = torch.autograd.grad(value(hidden), hidden)
@@ -92,7 +92,9 @@ def test_rendering_hidden_states_repeats_the_generation(shared_gill: GILL) -> No
     assert out.drawn is not None
     with torch.no_grad():
         noise = shared_gill.diffusion.noise([out.seed], like=out.hidden)
-        latents = shared_gill.diffusion.sample(shared_gill.conditioning(out.hidden[None]), noise, out.drawn)
+        latents = shared_gill.diffusion.sample(
+            shared_gill.drawers["image"].conditioning(out.hidden[None]), noise, out.drawn
+        )
     torch.testing.assert_close(latents[0], out.latents, atol=1e-4, rtol=1e-4)
 
 

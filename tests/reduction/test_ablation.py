@@ -171,7 +171,7 @@ def test_the_mean_is_the_reference_set_s(gill_folder: Path, monkeypatch: pytest.
         asked.append((model, modality))
         return means
 
-    monkeypatch.setattr("nam.reduction.ablation.mean_activations", mean_activations)
+    monkeypatch.setattr("nam.reduction.baseline.mean_activations", mean_activations)
     found = Ablation(baseline="mean").score(context)
     assert asked == [(mllm, "image")]
     neurons = [Neuron(0, 3), Neuron(1, 9), Neuron(1, 60)]

@@ -77,6 +77,16 @@ def test_values_stay_and_hooks_go(gill_folder: Path) -> None:
     assert not any(module._forward_hooks for module in mllm.modules())
 
 
+def test_a_layer_without_attention_of_its_name_is_refused(gill_folder: Path) -> None:
+    mllm = build("opt", gill_folder)
+    layer: Any = decoder_of(mllm).layers[1]  # type: ignore[index, union-attr]
+    layer.attn = layer.self_attn
+    del layer.self_attn
+    with pytest.raises(ModelError, match="self_attn in every layer of tiny, OPTDecoderLayer has none"):
+        without_gradient(mllm, 1).__enter__()
+    assert not any(module._forward_hooks for module in mllm.modules())
+
+
 def test_one_layer_is_refused(gill_folder: Path) -> None:
     mllm = build("opt", gill_folder)
     context = a_context(mllm)

@@ -12,8 +12,13 @@ from nam.data.prompts import ScenePrompts
 from nam.errors import InputError
 from nam.mllm.gill import GILL
 from nam.reduction import baseline
+from nam.reduction.ablation import Ablation
+from nam.reduction.base import contexts_of
 from nam.reduction.baseline import REFERENCE, mean_activations
+from nam.reduction.ig import IntegratedGradients
+from nam.reduction.nam_total import NamTotal
 from nam.types import Modality
+from tests.reduction.cases import targets_of
 
 FEW = ScenePrompts(concepts=("cat", "sun"), draw=5, draw_two=2, draw_riddle=1, riddle=1, caption=0)
 
@@ -66,8 +71,19 @@ def test_means_are_found_once_and_again_when_a_weight_changes(gill: GILL) -> Non
 def test_a_model_that_never_draws_has_no_mean_for_pictures(gill: GILL) -> None:
     with torch.no_grad():
         gill.unembedding[gill.codec.img_ids[0]] = 0
-    with pytest.raises(InputError, match=r"announces no picture .* set reduction\.<method>\.baseline=zero"):
+    with pytest.raises(InputError, match=r"announces no picture .* there is no mean to compare with$"):
         mean_activations(gill, modality="image")
+
+
+@pytest.mark.parametrize("method", [Ablation, IntegratedGradients, NamTotal])
+def test_a_method_without_a_mean_names_its_own_option(gill: GILL, method: Any) -> None:
+    generation = gill.generate("a cat", draw=True, max_new_tokens=4, steps=1)
+    context = contexts_of(gill, [generation], targets_of(gill, [generation], "image"))[0]
+    with torch.no_grad():
+        gill.unembedding[gill.codec.img_ids[0]] = 0
+    message = rf"no mean to compare with: set reduction\.{method.name}\.baseline=zero$"
+    with pytest.raises(InputError, match=message):
+        method(baseline="mean").score(context)
 
 
 def test_the_reference_set_is_apart_from_what_runs_ask() -> None:

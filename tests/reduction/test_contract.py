@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -15,11 +15,13 @@ from omegaconf import OmegaConf
 
 import nam.reduction
 from nam.app.build import build as build_node
-from nam.errors import ScoreError
+from nam.errors import ConfigError, ScoreError
 from nam.folders import configs_folder
 from nam.hooks import Recorder
 from nam.mllm.gill import GILL
+from nam.options import option
 from nam.reduction.base import Method, contexts_of, scores_of
+from nam.reduction.nam import Nam
 from nam.reduction.reading import Reading
 from nam.types import Concept, Modality
 from tests.families import FAMILIES, answers, build
@@ -166,6 +168,30 @@ def test_nan_in_an_activation_is_an_error(mllm: GILL, method: Method, modality: 
     contexts[2] = replace(contexts[2], reading=Reading(spoilt))
     with pytest.raises(ScoreError, match="target 2: an activation is nan at layer 1, unit 7"):
         method.score_batch(contexts)
+
+
+def test_a_value_that_is_no_choice_is_refused_by_name(method: Method) -> None:
+    for name, hint in get_type_hints(type(method)).items():
+        if get_origin(hint) is Literal:
+            expected = rf"reduction\.{method.name}\.{name} must be '.* or '.*', got 'Mean '"
+            with pytest.raises(ConfigError, match=expected):
+                replace(method, **{name: "Mean "})
+
+
+def test_a_choice_of_nam_is_told_with_all_others() -> None:
+    message = r"^reduction\.nam\.gate must be 'forms', 'token' or 'none', got 'tokens'$"
+    with pytest.raises(ConfigError, match=message):
+        Nam(gate="tokens")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        option("reduction", "nam", gate="tokens")
+
+
+def test_one_target_is_not_numbered(mllm: GILL) -> None:
+    generations = answers(mllm)[:1]
+    context = contexts_of(mllm, generations, targets_of(mllm, generations, "text"))[0]
+    spoilt = replace(context.reading(), activations=context.activations.fill_(float("inf")))
+    with pytest.raises(ScoreError, match=r"^an activation is inf at layer 0, unit 0$"):
+        Nam().score(replace(context, reading=Reading(spoilt)))
 
 
 def test_no_targets_give_no_scores(method: Method) -> None:

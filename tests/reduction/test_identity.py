@@ -13,6 +13,7 @@ from nam.mllm.gill import GILL
 from nam.mllm.norm import read_final_norm
 from nam.reduction.acu import AcU
 from nam.reduction.base import contexts_of
+from nam.reduction.folding import norm_to_fold
 from nam.targets import image_target, text_target
 from nam.types import Concept, Generation
 from tests.families import build
@@ -111,15 +112,15 @@ def test_a_gain_that_is_stored_less_one_is_read_right(gill_folder: Path) -> None
 def test_models_that_cannot_be_folded_are_refused_by_name(gill_folder: Path) -> None:
     mllm = build("opt", gill_folder)
     mllm.language_model.config.do_layer_norm_before = False
-    with pytest.raises(ModelError, match=r"norm=fold .* post-norm model .*; set norm=ignore"):
-        read_final_norm(mllm)
+    with pytest.raises(ModelError, match=r"^norm=fold: .* is a post-norm model: .*; set norm=ignore$"):
+        norm_to_fold(mllm)
     mllm = build("llama", gill_folder)
     decoder_of(mllm).layers[0].post_feedforward_layernorm = nn.Identity()  # type: ignore[index, union-attr]
     with pytest.raises(ModelError, match="post_feedforward_layernorm stands between FFN and residual"):
         read_final_norm(mllm)
     mllm = build("llama", gill_folder)
     decoder_of(mllm).norm = nn.GroupNorm(4, 32)
-    with pytest.raises(ModelError, match="the norm GroupNorm is of no known class; set norm=ignore"):
+    with pytest.raises(ModelError, match=r"^the norm GroupNorm is of no known class$"):
         read_final_norm(mllm)
 
     class OddRMSNorm(nn.RMSNorm):

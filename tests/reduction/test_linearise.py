@@ -209,7 +209,9 @@ def test_what_a_rule_is_about_must_be_there(gill_folder: Path) -> None:
     with pytest.raises(ModelError, match=r"no q_proj .* reduction\.nam_total\.attention=exact, or gradxact"):
         linearised(mllm, Rules()).__enter__()
     assert hooks_of(mllm) == 0
-    with pytest.raises(ConfigError, match=r"reduction\.nam_total\.gate must be half or exact, got 'quarter'"):
+    with pytest.raises(
+        ConfigError, match=r"reduction\.nam_total\.gate must be 'half' or 'exact', got 'quarter'"
+    ):
         Rules(gate="quarter")  # type: ignore[arg-type]
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from nam.mllm.gill import GILL
 from nam.reduction import constants, vocabulary
 from nam.reduction.acu import AcU
-from nam.reduction.base import Norm, contexts_of
+from nam.reduction.base import contexts_of
+from nam.reduction.folding import Norm
 from nam.reduction.functional import final_score, log_branches, to_unit_scale
 from nam.reduction.gradxact import GradXAct
 from nam.reduction.nam import Nam

@@ -16,7 +16,6 @@ from nam.errors import ConfigError, ModelError
 from nam.hooks import Intervention, set_to, zero
 from nam.hooks.intervention import Change
 from nam.mllm.gill import GILL
-from nam.reduction import nam_total
 from nam.reduction.ablated import ablated_hidden
 from nam.reduction.base import Context, contexts_of
 from nam.reduction.gradxact import GradXAct, gradients
@@ -102,7 +101,7 @@ def test_a_mean_baseline_is_what_the_neuron_is_put_to(
     mllm = linear_opt(gill_folder)
     context = a_context(mllm)
     means = torch.randn(3, 48, generator=torch.Generator().manual_seed(2)).double()
-    monkeypatch.setattr(nam_total, "mean_activations", lambda mllm, *, modality: means)
+    monkeypatch.setattr("nam.reduction.baseline.mean_activations", lambda mllm, *, modality: means)
     found = NamTotal(baseline="mean", final_norm="exact").score(context)
     for neuron in (Neuron(0, 3), Neuron(1, 40), Neuron(2, 11)):
         expected = effect(context, neuron, set_to(float(means[neuron.layer, neuron.unit])))
@@ -116,7 +115,7 @@ def test_the_largest_writes_can_be_ablated_exactly(
     mllm = shared("llama", gill_folder)
     context = a_context(mllm)
     means = torch.full((3, 48), 0.2).double()
-    monkeypatch.setattr(nam_total, "mean_activations", lambda mllm, *, modality: means)
+    monkeypatch.setattr("nam.reduction.baseline.mean_activations", lambda mllm, *, modality: means)
     plain, some = (NamTotal(rerun=count, baseline=baseline).score(context) for count in (0, 10))
     changed = (plain != some).nonzero().tolist()
     assert len(changed) == 10
@@ -141,16 +140,17 @@ def test_eq_4_s_activation_branch_can_take_part(gill_folder: Path) -> None:
 
 def test_wrong_options_and_models_are_refused_by_name(gill_folder: Path) -> None:
     for options, message in (
-        ({"baseline": "none"}, r"reduction\.nam_total\.baseline must be zero or mean, got 'none'"),
-        ({"final_norm": "fold"}, r"final_norm must be secant or exact or held, got 'fold'"),
-        ({"attention": "half"}, r"reduction\.nam_total\.attention must be held or exact"),
+        ({"baseline": "none"}, r"reduction\.nam_total\.baseline must be 'zero' or 'mean', got 'none'"),
+        ({"final_norm": "fold"}, r"final_norm must be 'secant', 'exact' or 'held', got 'fold'"),
+        ({"attention": "half"}, r"reduction\.nam_total\.attention must be 'held' or 'exact'"),
         ({"batch": 0}, r"reduction\.nam_total\.batch must be an integer of at least 1, got 0"),
         ({"rerun": -1}, r"reduction\.nam_total\.rerun must be an integer of at least 0, got -1"),
     ):
         with pytest.raises(ConfigError, match=message):
             NamTotal(**options)  # type: ignore[arg-type]
     context = a_context(shared("gemma3", gill_folder))
-    with pytest.raises(ModelError, match=r"post_feedforward_layernorm.*nam_total.final_norm=exact"):
+    message = r"^final_norm=secant: post_feedforward_layernorm .*; set reduction.nam_total.final_norm=exact$"
+    with pytest.raises(ModelError, match=message):
         NamTotal().score(context)
     assert torch.equal(NamTotal(final_norm="exact").score(context), GradXAct().score(context))
 

@@ -14,7 +14,8 @@ from nam.errors import ScoreError
 from nam.hooks import Recorder
 from nam.mllm.gill import GILL
 from nam.reduction.acu import AcU
-from nam.reduction.base import Method, contexts_of, contributions_at, contributions_of
+from nam.reduction.base import Method, contexts_of
+from nam.reduction.contributions import contributions_at, contributions_of
 from nam.reduction.gradxact import GradXAct
 from nam.reduction.nam import Nam
 from nam.types import Concept, Generation, Target

@@ -61,7 +61,7 @@ def estimate(model: GILL, y: Tensor, level: float, hidden: Tensor) -> Tensor:
     """The picture that the U-Net sees in y = x / a."""
     time, a, s = level_of(model, level)
     unet = model.diffusion.parts.get("unet", like=y)
-    output = unet(a * y, time, encoder_hidden_states=model.conditioning(hidden)).sample
+    output = unet(a * y, time, encoder_hidden_states=model.drawers["image"].conditioning(hidden)).sample
     kind = model.diffusion.scheduler.config.prediction_type
     if kind == "sample":
         return output
@@ -195,7 +195,7 @@ def test_the_surroundings_of_a_region() -> None:
 def attention_objective(
     model: GILL, out: Generation, mask: Tensor, level: float, hidden: Tensor, shares: Tensor
 ) -> Tensor:
-    carried = model.conditioning(hidden) - model.diffusion.uncond(like=hidden)
+    carried = model.drawers["image"].conditioning(hidden) - model.diffusion.uncond(like=hidden)
     return (shares * carried.square().sum(-1)).sum() / 2
 
 
@@ -268,7 +268,7 @@ def test_levels_that_make_no_sense_are_refused(levels: tuple[float, ...]) -> Non
 
 
 def test_parts_and_margins_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"relevance\.through must be up or whole, got 'down'"):
+    with pytest.raises(ConfigError, match=r"relevance\.through must be 'up' or 'whole', got 'down'"):
         LevelsRelevance(through="down")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"relevance\.margin must be from 0 to 1, or null, got 1\.5"):
         LevelsRelevance(margin=1.5)

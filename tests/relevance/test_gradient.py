@@ -42,7 +42,7 @@ def region_sum(model: GILL, generation: Generation, mask: Tensor, hidden: Tensor
     """P_M of hidden states (B, 8, H): (B,)."""
     assert generation.drawn is not None
     noise = model.diffusion.noise([generation.seed], like=hidden)
-    pixels = model.render(hidden, noise.expand(len(hidden), -1, -1, -1), generation.drawn)
+    pixels = model.drawers["image"].render(hidden, noise.expand(len(hidden), -1, -1, -1), generation.drawn)
     return (pixels * mask).sum((1, 2, 3))
 
 

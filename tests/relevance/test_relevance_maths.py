@@ -61,7 +61,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"relevance\.aggregate=max has no meaning for signed=true"):
         GradientRelevance(signed=True, aggregate="max")
     with pytest.raises(
-        ConfigError, match=r"relevance\.aggregate must be none, mean, max or sum, got 'median'"
+        ConfigError, match=r"relevance\.aggregate must be 'none', 'mean', 'max' or 'sum', got 'median'"
     ):
         GradientRelevance(aggregate="median")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"relevance\.last_steps must be at least 1, or null, got 0"):

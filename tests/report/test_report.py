@@ -283,6 +283,14 @@ def test_words_are_read_once_however_many_concepts(tmp_path: Path, monkeypatch: 
     assert len(asked) == 2
 
 
+def test_a_sample_without_concept_is_shown_and_no_concept_is_counted(tmp_path: Path) -> None:
+    bare = replace(result(1), concept=None, prompt="", input=None, scores=(), errors=(("", "no fields"),))
+    page = _page(_run(tmp_path, [result(0), bare]))
+    assert re.findall(r"(\d+)\s*(samples|concepts)\b", page.text)[:2] == [("2", "samples"), ("1", "concepts")]
+    assert "No concept" in page.text
+    assert "(picture)" not in page.text
+
+
 def test_nothing_from_data_enters_the_page_unescaped(tmp_path: Path) -> None:
     def evil_words(neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
         return [(EVIL,) for _ in neurons]

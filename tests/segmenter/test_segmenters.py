@@ -186,6 +186,8 @@ def test_a_mask_is_checked() -> None:
 
 
 def test_foreign_or_missing_weights_are_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"missing weights: .*; set segmenter\.folder$"):
+        SceneSegmenter(folder=str(tmp_path / "nowhere")).segment(pictures(1), [Concept("dog")])
     with pytest.raises(ModelError, match="missing weights"):
         SceneSegmenter(folder=str(tmp_path)).segment(pictures(1), [Concept("dog")])
     folder = write_segmenter(tmp_path)

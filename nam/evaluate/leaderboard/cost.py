@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import torch
 
+from nam.checks import whole
 from nam.errors import ConfigError
 from nam.evaluate.leaderboard.base import Bench, Part
 from nam.evaluate.leaderboard.cases import Case, target_of
@@ -44,11 +45,8 @@ class Cost(Part):
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.repeats < 1:
-            raise ConfigError(
-                f"evaluate.parts.cost needs prompts and repeats of at least 1, got {self.prompts} and "
-                f"{self.repeats}"
-            )
+        for name in ("prompts", "repeats"):
+            whole(f"evaluate.parts.cost.{name}", getattr(self, name), least=1, error=ConfigError)
 
     def measure(self, bench: Bench) -> list[Figure]:
         found = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from nam.checks import whole
 from nam.errors import ConfigError
 from nam.evaluate.deletion import Read, deletion_curves, log_spaced
 from nam.evaluate.joint import noun_evidence, picture_evidence, text_probability
@@ -52,10 +53,7 @@ class DeletionCurves(Part):
 
     def __post_init__(self) -> None:
         for name in ("k_max", "steps", "draws", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"evaluate.parts.deletion.{name} must be at least 1, got {getattr(self, name)}"
-                )
+            whole(f"evaluate.parts.deletion.{name}", getattr(self, name), least=1, error=ConfigError)
 
     def measure(self, bench: Bench) -> list[Figure]:
         found = []

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nam.checks import whole
 from nam.errors import ConfigError
 from nam.evaluate.agreement import recall_at, spearman
 from nam.evaluate.leaderboard.base import Bench, Part
@@ -41,8 +42,8 @@ class MaskDependence(Part):
     k: int = 50
 
     def __post_init__(self) -> None:
-        if self.pixels < 1 or self.k < 1:
-            raise ConfigError("evaluate.parts.masks needs pixels and k of at least 1")
+        for name in ("pixels", "k"):
+            whole(f"evaluate.parts.masks.{name}", getattr(self, name), least=1, error=ConfigError)
 
     def measure(self, bench: Bench) -> list[Figure]:
         cases = bench.chosen("image", self.prompts)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from nam.checks import whole
 from nam.errors import ConfigError, InputError, ModelError
 from nam.evaluate.bertscore import load_bertscore
 from nam.evaluate.bleurt import load_bleurt
@@ -62,8 +63,8 @@ class Meaning(Part):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.words < 1:
-            raise ConfigError("evaluate.parts.semantic needs k and words of at least 1")
+        for name in ("k", "words"):
+            whole(f"evaluate.parts.semantic.{name}", getattr(self, name), least=1, error=ConfigError)
 
     def check(self, methods: Sequence[str]) -> None:
         for name in ("clip", "bert", "mover", "bleurt", "similarity"):
@@ -73,8 +74,7 @@ class Meaning(Part):
             try:
                 find_checkpoint(checkpoint)
             except ModelError as error:
-                why = str(error).removesuffix("; set mllm.folder")
-                raise ConfigError(f"evaluate.parts.semantic.{name}={checkpoint}: {why}") from error
+                raise ConfigError(f"evaluate.parts.semantic.{name}={checkpoint}: {error}") from error
 
     def measure(self, bench: Bench) -> list[Figure]:
         book = WordBook(bench.mllm, count=self.words)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nam.checks import whole
 from nam.data.concepts import concept_of
 from nam.data.words import WordPairs
 from nam.editor.base import Goal, Problem
@@ -61,10 +62,7 @@ class EditNorms(Part):
         if not self.edits or any(len(pair) != 2 for pair in self.edits):
             raise ConfigError(f"evaluate.parts.norms.edits are pairs [source, target], got {self.edits}")
         for name in ("k", "requests", "seeds", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"evaluate.parts.norms.{name} must be at least 1, got {getattr(self, name)}"
-                )
+            whole(f"evaluate.parts.norms.{name}", getattr(self, name), least=1, error=ConfigError)
         if not self.least > 0:
             raise ConfigError(f"evaluate.parts.norms.least must be above 0, got {self.least}")
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from nam.checks import whole
 from nam.errors import ConfigError, InputError, ModelError
 from nam.evaluate.leaderboard.base import Bench, Part
 from nam.evaluate.leaderboard.cases import Case, best, target_of
@@ -45,10 +46,7 @@ class PlantedNeurons(Part):
 
     def __post_init__(self) -> None:
         for name in ("answers", "others", "k"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"evaluate.parts.planted.{name} must be at least 1, got {getattr(self, name)}"
-                )
+            whole(f"evaluate.parts.planted.{name}", getattr(self, name), least=1, error=ConfigError)
 
     def measure(self, bench: Bench) -> list[Figure]:
         names = sorted({case.concept.name for case in bench.cases})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nam.checks import whole
 from nam.data.items import Source
 from nam.errors import ConfigError
 from nam.evaluate.distribution import layer_distribution
@@ -79,8 +80,8 @@ class NeuronSets(Part):
     batch: int = 8
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.batch < 1:
-            raise ConfigError("evaluate.parts.sets needs k and batch of at least 1")
+        for name in ("k", "batch"):
+            whole(f"evaluate.parts.sets.{name}", getattr(self, name), least=1, error=ConfigError)
 
     def measure(self, bench: Bench) -> list[Figure]:
         repeats, works = self._asked(bench)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nam.checks import whole
 from nam.errors import ConfigError
 from nam.evaluate.leaderboard.base import Part
 from nam.evaluate.leaderboard.cases import REGIONS, Split
@@ -62,5 +63,4 @@ class Leaderboard:
         if not any(self.parts.values()):
             raise ConfigError("evaluate.parts is empty: name at least one part")
         for name in ("batch", "draws"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
+            whole(f"evaluate.{name}", getattr(self, name), least=1, error=ConfigError)
