@@ -91,7 +91,7 @@ def attribute(
     reduction: str | Method = "nam",
     relevance: str | Relevance = "gradient",
     segmenter: str | Segmenter = "scenes",
-    mask: NDArray[np.bool_] | None = None,
+    mask: NDArray[np.bool_] | Mask | None = None,
     time: TimeRange = ALWAYS,
 ) -> Attribution:
     """The neurons that make a model say a concept, or draw it.
@@ -105,7 +105,8 @@ def attribute(
         reduction: A method, or its name under `configs/reduction`.
         relevance: A provider, or its name under `configs/relevance`; for what was drawn.
         segmenter: A segmenter, or its name under `configs/segmenter`; for pictures and the frames of a video.
-        mask: The region of `generation.image`, bool (H, W), instead of the segmenter's and of `time`.
+        mask: The region of `generation.image`, bool (H, W) or a `Mask`, instead of the segmenter's and of
+            `time`.
         time: Of a sound or a video, what is looked at, as shares of the whole: (0.5, 1.0) is the second half.
 
     Raises:
@@ -156,7 +157,7 @@ def _region(
     generation: Generation,
     concept: Concept,
     segmenter: Segmenter,
-    mask: NDArray[np.bool_] | None,
+    mask: NDArray[np.bool_] | Mask | None,
     medium: Medium,
     time: TimeRange,
 ) -> Mask:
@@ -166,6 +167,7 @@ def _region(
     if mask is None:
         region = regions_of([generation], [concept], segmenter, given=[None], times=[time])[0]
     else:
+        mask = mask.pixels if isinstance(mask, Mask) else mask
         expect(np.ndarray, mask, "mask: expected a bool array (H, W)")
         size = (generation.image.height, generation.image.width)
         if mask.dtype != np.bool_ or mask.shape != size:

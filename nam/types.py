@@ -109,19 +109,19 @@ class Generation:
 
     prompt: str
     text: str
-    token_ids: tuple[int, ...]
-    spans: Spans
+    token_ids: tuple[int, ...] = field(repr=False)
+    spans: Spans = field(repr=False)
     finish: Finish
     seed: int
-    input_pixels: Tensor | None = None
-    input_extras: Mapping[str, Tensor] = field(default_factory=dict)
-    hidden: Tensor | None = None
-    latents: Tensor | None = None
+    input_pixels: Tensor | None = field(default=None, repr=False)
+    input_extras: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    hidden: Tensor | None = field(default=None, repr=False)
+    latents: Tensor | None = field(default=None, repr=False)
     image: Image | None = None
     drawn: DrawSettings | None = None
     medium: Medium = "image"
-    sound: Sound | None = None
-    frames: tuple[Image, ...] = ()
+    sound: Sound | None = field(default=None, repr=False)
+    frames: tuple[Image, ...] = field(default=(), repr=False)
 
     @property
     def answer_ids(self) -> tuple[int, ...]:

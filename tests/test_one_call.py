@@ -91,6 +91,8 @@ def test_a_mask_may_be_a_view_that_runs_backwards(shared_gill: GILL) -> None:
     turned = nam.attribute(shared_gill, out, concept="horse", mask=mask[::-1, ::-1])
     same = nam.attribute(shared_gill, out, concept="horse", mask=np.flip(mask).copy())
     assert torch.equal(turned.scores, same.scores)
+    again = nam.attribute(shared_gill, out, concept="horse", mask=turned.mask)
+    assert torch.equal(turned.scores, again.scores)
     mask[:] = False
     assert turned.mask is not None
     assert not turned.mask.empty

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from nam.types import Concept, Neuron, NeuronSet, Span, Spans, Target
+from nam.types import Concept, Generation, Neuron, NeuronSet, Span, Spans, Target
 
 
 def test_neurons_are_written_and_read() -> None:
@@ -57,3 +57,15 @@ def test_a_target_has_a_direction_for_each_ascending_position() -> None:
             Target(modality="text", positions=positions, directions=torch.zeros(len(positions), 4))
     with pytest.raises(ValueError, match=r"expected 2 directions \(P, H\), got a tensor of shape \(3, 4\)"):
         Target(modality="image", positions=(2, 5), directions=torch.zeros(3, 4))
+
+
+def test_an_answer_is_shown_in_a_line() -> None:
+    spans = Spans.of_lengths(system=1, picture=0, text=1, answer=1, img=0)
+    shown = repr(
+        Generation(
+            prompt="a cat", text="meow", token_ids=(1, 2, 3), spans=spans, finish="stop", seed=3,
+            hidden=torch.zeros(8, 32),
+        )
+    )  # fmt: skip
+    start = "Generation(prompt='a cat', text='meow', finish='stop', seed=3, image=None,"
+    assert shown == f"{start} drawn=None, medium='image')"

@@ -6,6 +6,7 @@ signature of its target: unknown settings, missing ones and scalars of a wrong t
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pkgutil
 import typing
@@ -124,13 +125,24 @@ def _locate(target: Any, where: str) -> Callable[..., Any]:
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{where}._target_={target!r} does not exist: {error}") from error
+        raise ConfigError(f"{where}._target_={target!r} does not exist: {_why(target, error)}") from error
     # "lightning.<module>.os.system" starts well and ends elsewhere: the object itself must come from there.
     home = f"{getattr(found, '__module__', None)}."
     ours = callable(found) and home.startswith(OURS)
     if not ours and not (isinstance(found, type) and home.startswith(_HOMES)):
         raise ConfigError(f"{where}._target_={target!r} is refused: no such class or function there")
     return found
+
+
+def _why(target: str, error: Exception) -> Exception:
+    """Why a name is not found: of a module that is there but cannot be imported, its own error."""
+    try:
+        importlib.import_module(target.rpartition(".")[0])
+    except ModuleNotFoundError:
+        return error
+    except ImportError as own:
+        return own
+    return error
 
 
 def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

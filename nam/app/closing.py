@@ -45,7 +45,7 @@ def print_closing(
     for method in methods_of(run):
         mine = tops[tops["method"] == method]
         table = Table("concept", *titles.values(), title=f"top neurons by {method}", show_lines=True)
-        for concept in dict.fromkeys(run.samples["concept"]):
+        for concept in filter(None, dict.fromkeys(run.samples["concept"])):
             cells = []
             for modality in titles:
                 rows = mine[(mine["concept"] == concept) & (mine["modality"] == modality)]
@@ -56,7 +56,7 @@ def print_closing(
                     )
                     or "-"
                 )
-            table.add_row(escape(concept or "-"), *cells)
+            table.add_row(escape(concept), *cells)
         console.print(table)
     failed = int((run.samples["status"] == "error").sum())
     console.print(f"{len(run.samples)} samples, {failed} of them with an error", highlight=False)

@@ -167,7 +167,7 @@ def _with_own_settings(arguments: list[str]) -> list[str]:
     chosen = tuple(f"{_key(argument)}." for argument in arguments if argument not in started)
     # What is chosen anew takes its own settings along: trainer=cpu that of trainer.devices=8.
     kept = [one for one in started if _key(one) not in given and not _key(one).startswith(chosen)]
-    return [*kept, *arguments]
+    return [*arguments[:at], *kept, *arguments[at:]]  # behind flags such as --cfg job
 
 
 def _is_of_the_task(override: str) -> bool:

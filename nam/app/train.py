@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nam.app.build import build, build_all, build_data, check, check_call
 from nam.app.command import command
-from nam.app.config import claim_run_folder, compose, group_options, read_run_config
+from nam.app.config import claim_run_folder, compose, group_options, rank, read_run_config
 from nam.app.quiet import hush, say
 from nam.errors import ConfigError
 from nam.store.files import CONFIG_FILE, read_json, write_json
@@ -51,6 +51,8 @@ def train(cfg: DictConfig, *, skip_finished: bool = False) -> Metrics:
     """Fit one part, write its weights to `cfg.export_dir` and its metrics to the run folder."""
     finished = Path(cfg.run_dir, METRICS_FILE)
     if skip_finished and finished.is_file():
+        if rank() == 0:
+            say(f"{cfg.part.name}: finished before, weights in {cfg.export_dir}")
         return read_json(finished)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = build_data(cfg.part.data)

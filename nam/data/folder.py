@@ -111,10 +111,10 @@ class Folder:
         sample = Sample(id=name, prompt=prompt, caption=caption or None)
         try:
             _check_values(row)
-            if self._firsts[name] != place:
-                raise InputError(f"the id {name!r} stands in row {self._firsts[name] + 1} already")
             concept = _concept(row)
             sample = Sample(id=name, prompt=prompt, caption=caption or None, concept=concept)
+            if self._firsts[name] != place:
+                raise InputError(f"the id {name!r} stands in row {self._firsts[name] + 1} already")
             image, seed = self._picture(_text(row.get("image"))), _seed(row.get("seed"), self.seed + place)
             modalities = modalities_of(row.get("modality"))
             time = _share(row.get("start"), 0.0), _share(row.get("stop"), 1.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from omegaconf import OmegaConf
 
+import nam.data
 from nam.app.build import build, build_all, check_call
 from nam.app.config import compose, group_options
 from nam.app.settings import check_attribution
@@ -98,3 +100,11 @@ def test_every_experiment_fits_the_real_signatures(experiment: str) -> None:
     cfg = compose("attribute", [f"experiment={experiment}"])
     check_attribution(cfg)
     assert len(cfg.reduction) > 1 or experiment.startswith("paper")  # those ask one thing
+
+
+def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn.py").write_text("from nam.errors import NoSuchError")
+    monkeypatch.setattr(nam.data, "__path__", [*nam.data.__path__, str(tmp_path)])
+    for name, why in (("torn", "cannot import name 'NoSuchError'"), ("none", ".*no attribute 'none'")):
+        with pytest.raises(ConfigError, match=f"'nam.data.{name}.Made' does not exist: {why}"):
+            build(OmegaConf.create({"_target_": f"nam.data.{name}.Made"}))
