@@ -17,9 +17,10 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from benchmarks.arguments import command_line
 from benchmarks.editing import plot, report
 from benchmarks.editing.lab import Lab
-from benchmarks.editing.measure import kept_rows, row_of
+from benchmarks.editing.measure import kept_rows, row_file, row_of
 from benchmarks.editing.plan import METHODS, PAIRS, SECTIONS, Job, Section, plan
 from benchmarks.quality.report import circumstances, print_table, summary
 from nam.data.edits import ScenePairs
@@ -44,11 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     _measure(lab, jobs, console, minutes=options.minutes)
     rows = kept_rows(lab, jobs)
     about = circumstances(
-        command=" ".join(["python -m benchmarks.edits", *(["--quick"] if options.quick else [])]),
+        command=command_line("edits", given),
         weights=lab.folder,
         seeds=[lab.prompts.seed],
         seconds=sum(row["seconds"] for row in rows),
     )
+    if rows:
+        about["commit"] = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     held = report.write(rows, about, out, planned=len(jobs))
     plot.draw(rows, out / "images" / "editing.png")
     print_table(held, console)
@@ -67,7 +70,7 @@ def _measure(lab: Lab, jobs: Sequence[Job], console: Console, *, minutes: float 
         if minutes is not None and time.monotonic() - began >= 60 * minutes:
             console.print(f"the time is up: {minutes:g} minutes", highlight=False)
             return
-        new = not (lab.cache / job.file(lab.settings)).is_file()
+        new = not row_file(lab, job).is_file()
         row = row_of(lab, job)
         if new:
             pairs = ", ".join(f"{source} -> {target}" for source, target in job.pairs[:2])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import command_line, positive
 from benchmarks.fullsize.decoding import measure_decoding
 from benchmarks.fullsize.shapes import SHAPES, FullShape, build
 from benchmarks.fullsize.stages import Bench, measure_once, measure_pictures, measure_words
@@ -61,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     except NamError as error:
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None
-    shown = [Path(word).name if Path(word).is_absolute() else word for word in given]
     about = report.circumstances(
-        command=" ".join(["python -m benchmarks.gpu", *shown]),
+        command=command_line("gpu", given),
         weights=Path("random"),
         seeds=[0],
         seconds=time.perf_counter() - began,

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import command_line, positive
 from benchmarks.cost import answers, elsewhere, embedded, scaling
 from benchmarks.cost.beside import beside
 from benchmarks.cost.by_hand import peer_jobs
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None, *, shape: Shape | None = None) 
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None
     about = report.circumstances(
-        command=" ".join(["python -m benchmarks.overhead", *given]),
+        command=command_line("overhead", given),
         weights=Path("random"),
         seeds=[case.shape.seed],
         seconds=time.perf_counter() - began,

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import command_line
 from benchmarks.providers import SPECS, Bench, measure, providers
 from benchmarks.quality import report
 from benchmarks.quality.rows import Row, Section, rows_of
@@ -97,9 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     except NamError as error:
         console.print(str(error), soft_wrap=True, highlight=False, markup=False)
         raise SystemExit(2) from None
-    shown = [Path(word).name if Path(word).is_absolute() else word for word in given]
     about = report.circumstances(
-        command=" ".join(["python -m benchmarks.relevance", *shown]),
+        command=command_line("relevance", given),
         weights=bench.folder,
         seeds=[options.seed],
         seconds=time.perf_counter() - began,
@@ -125,17 +125,17 @@ def _chosen(only: str | None) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.relevance", description=__doc__)
     parser.add_argument("--weights", default="tiny_gill", help="a folder, or one that the package ships")
-    parser.add_argument("--count", type=_positive, default=24, help="pictures (24)")
-    parser.add_argument("--ablations", type=_positive, default=100, help="neurons a picture (100)")
+    parser.add_argument("--count", type=_at_least_two, default=24, help="pictures (24)")
+    parser.add_argument("--ablations", type=_at_least_two, default=100, help="neurons a picture (100)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="combinations to draw (test)")
     parser.add_argument("--seed", type=int, default=0, help="of prompts, noise and neurons (0)")
-    parser.add_argument("--runs", type=_positive, default=5, help="timed runs (5)")
+    parser.add_argument("--runs", type=_at_least_two, default=5, help="timed runs (5)")
     parser.add_argument("--only", metavar="A,B", help=f"providers: {', '.join(providers())}")
     parser.add_argument("--out", default=str(_ROOT / "build" / "relevance"), help="folder of the results")
     return parser
 
 
-def _positive(text: str) -> int:
+def _at_least_two(text: str) -> int:
     number = int(text)
     if number < 2:
         raise argparse.ArgumentTypeError(f"must be at least 2, got {number}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import command_line, positive
 from benchmarks.quality import captioning, drawing, figures, knowledge, renders, report, speed
 from benchmarks.quality.bench import Bench
 from benchmarks.quality.rows import Measure, Row, Section, rows_of
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
         for row in (measured(section, bench, console) if section in chosen else _kept(section, old))
     ]
     about = report.circumstances(
-        command=_command(given),
+        command=command_line("tiny_gill", given),
         weights=bench.folder,
         seeds=bench.seeds,
         seconds=time.perf_counter() - began,
@@ -123,12 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="A,B", help=f"sections: {', '.join(SECTIONS)}")
     parser.add_argument("--out", help="folder of the results (docs; build/quality for a part of them)")
     return parser
-
-
-def _command(given: Sequence[str]) -> str:
-    """The command line, a folder elsewhere by its name alone."""
-    shown = [Path(word).name if Path(word).is_absolute() else word for word in given]
-    return " ".join(["python -m benchmarks.tiny_gill", *shown])
 
 
 if __name__ == "__main__":

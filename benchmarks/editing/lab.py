@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks.editing.plan import digest
 from nam.attribution import Attributor, Work
 from nam.data.concepts import concept_of
 from nam.data.edits import Asked, ScenePairs
@@ -98,12 +99,31 @@ class Lab:
         return load_clipscore(self.folder)
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What a row depends on beside its job: a kept row is used again where all of it is the same."""
+    def attributor(self) -> Attributor:
+        """What scores neurons, by every method."""
+        return Attributor(
+            mllm=self.mllm,
+            segmenter=option("segmenter", "scenes"),
+            relevance=option("relevance", "gradient"),
+            methods={name: option("reduction", name) for name in self.methods},
+        )
+
+    @cached_property
+    def scoring(self) -> dict[str, Any]:
+        """What scores depend on beside their method."""
         return {
             "weights": fingerprint(self.mllm),
+            "segmenter": repr(self.attributor.segmenter),
+            "relevance": repr(self.attributor.relevance),
             "samples": self.samples,
             "concepts": self.concepts,
+        }
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What a row depends on beside its job, its method and its editor."""
+        return {
+            **self.scoring,
             "prompts": vars(self.prompts),
             "held_out": vars(self.held_out),
             "steps": self.steps,
@@ -113,18 +133,11 @@ class Lab:
     @cached_property
     def means(self) -> dict[str, Means]:
         """Mean scores of every method, from one pass over the same answers; kept on disk."""
-        path = self.cache / f"attribution-{self.settings['weights']}-{self.samples}.safetensors"
+        path = self.cache / f"attribution-{digest(self.scoring, repr(self.attributor.methods))}.safetensors"
         if path.is_file():
-            found = _read_means(path)
-            if set(self.methods) <= found.keys() and set(self.concepts) <= _concepts(found):
-                return found
-        attributor = Attributor(
-            mllm=self.mllm,
-            segmenter=option("segmenter", "scenes"),
-            relevance=option("relevance", "gradient"),
-            methods={name: option("reduction", name) for name in self.methods},
-        )
-        works: list[Work] = attribute_things(attributor, concepts=self.concepts, samples=self.samples)
+            kept = _read_means(path)
+            return {name: kept.get(name, {}) for name in self.methods}
+        works: list[Work] = attribute_things(self.attributor, concepts=self.concepts, samples=self.samples)
         means = {name: means_of_works(works, name) for name in self.methods}
         _write_means(means, path)
         return means
@@ -230,7 +243,3 @@ def _read_means(path: Path) -> dict[str, Means]:
             activations = tensors[f"{method}/{concept}/{modality}/activations"]
             found.setdefault(method, {})[concept, modality] = (scores, activations)
     return dict(found)
-
-
-def _concepts(means: dict[str, Means]) -> set[str]:
-    return {concept for found in means.values() for concept, _ in found}

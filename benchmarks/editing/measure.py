@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.editing.growth import grow
 from benchmarks.editing.lab import Lab, goal_of
 from benchmarks.editing.plan import LAYER, Job
+from benchmarks.quality.report import commit
 from nam.editing import delta_of, fit, module_of
 from nam.editor.base import Case, Editor, Problem, Trained
 from nam.editor.cases import Cases, streams_of
@@ -29,15 +30,22 @@ from nam.world.language import parse
 _MORE = 3
 
 
+def row_file(lab: Lab, job: Job) -> Path:
+    """Where the row of a job is kept: it is used again where all that it depends on is the same."""
+    used = {"method": repr(lab.attributor.methods[job.method]), "editor": repr(_editor(lab, job))}
+    return lab.cache / job.file({**lab.settings, **used})
+
+
 def row_of(lab: Lab, job: Job) -> dict[str, Any]:
     """The row of a job, from the disk where it was measured before.
 
     Returns:
         The job's fields, and: `observed` (by measure, one value a prompt), `drift` (means), `norm`,
         `neurons`, `steps`, `layers` (neurons by layer), `seconds` (of processor time); of growing
-        edits what `grow` gives. `problem`, and none of these, where the edit cannot be made.
+        edits what `grow` gives. `problem`, and none of these, where the edit cannot be made. Always
+        `commit`.
     """
-    path = lab.cache / job.file(lab.settings)
+    path = row_file(lab, job)
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
@@ -48,7 +56,8 @@ def row_of(lab: Lab, job: Job) -> dict[str, Any]:
         measured = _grown(lab, job) if job.section == "growth" else _edited(lab, job)
     except NamError as error:
         measured = {"problem": str(error)}
-    row = {**asdict(job), **measured, "seconds": round(time.process_time() - began, 1)}
+    spent = round(time.process_time() - began, 1)
+    row = {**asdict(job), **measured, "seconds": spent, "commit": commit()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, row)
     return row
@@ -56,7 +65,7 @@ def row_of(lab: Lab, job: Job) -> dict[str, Any]:
 
 def kept_rows(lab: Lab, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """The rows that were measured, in the order of the jobs."""
-    paths: list[Path] = [lab.cache / job.file(lab.settings) for job in jobs]
+    paths = [row_file(lab, job) for job in jobs]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 

@@ -43,6 +43,11 @@ SECTIONS: tuple[Section, ...] = ("editors", "modalities", "several", "growth", "
 LAYER = "layer"
 
 
+def digest(*settings: object) -> str:
+    """A short name for settings: what JSON can hold."""
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One row.
@@ -76,10 +81,9 @@ class Job:
 
     def file(self, settings: object) -> str:
         """The name of its file: readable, and another one for other settings."""
-        text = json.dumps([asdict(self), settings], sort_keys=True)
         source, target = self.pairs[0]
         words = [self.section, source, target, self.modality, self.editor, self.kind, self.by, self.method]
-        return "-".join([*words, hashlib.blake2b(text.encode(), digest_size=6).hexdigest()]) + ".json"
+        return "-".join([*words, digest(asdict(self), settings)]) + ".json"
 
 
 def plan(

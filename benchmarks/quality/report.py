@@ -36,7 +36,7 @@ def circumstances(*, command: str, weights: Path, seeds: Sequence[int], seconds:
     return {
         "command": command,
         "weights": weights.name,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": f"{here['processor']}, {here['cores']} cores, {here['system']}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         "seeds": list(seeds),
@@ -154,6 +154,7 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{met} of {len(wanted)} targets met, {missed} missed, {left} not measured."
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of the code that runs, shortened."""
     found = git_commit() or "unknown"
     return found[:7] + (" with changes" if found.endswith("+") else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from benchmarks.editing import plot, report
 from benchmarks.editing.figures import mean_over, measure
 from benchmarks.editing.lab import Lab
-from benchmarks.editing.measure import kept_rows, row_of
+from benchmarks.editing.measure import kept_rows, row_file, row_of
 from benchmarks.editing.plan import CHAIN, Job, plan
 from benchmarks.edits import main
 from benchmarks.quality.rows import Spec
@@ -25,6 +26,7 @@ from nam.evaluate.editing import EditPrompts
 from nam.evaluate.growth import crossing, within
 from nam.folders import weights_folder
 from nam.mllm.gill import GILL
+from nam.options import option
 from nam.world.scene import NOUNS
 from tests.editor.problems import NEURONS, problem
 from tests.evaluate.tiny_judge import write_judge, write_segmenter
@@ -100,6 +102,28 @@ def test_every_row_has_a_file_of_its_own() -> None:
     assert len({source for source, _ in largest.pairs}) == len(largest.pairs) == 12
 
 
+@pytest.mark.parametrize(
+    ("group", "changed"),
+    [("editor", {"lr": 0.01}), ("reduction", {"gate": "token"}), ("relevance", {"last_steps": 1})],
+)
+def test_a_row_is_measured_again_where_what_made_it_changed(
+    group: str, changed: dict[str, Any], gill_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(asked: str, name: str) -> Any:
+        return option(asked, name, **(changed if asked == group else {}))
+
+    job = Job(section="editors", pairs=(("cat", "dog"),), modality="image", editor="finetune", kind="image")
+    folder = tmp_path / "tiny_random"
+    shutil.copytree(gill_folder, folder)
+    write_segmenter(folder)
+    lab = Lab(folder=folder, cache=tmp_path, methods=("nam",))
+    before = row_file(lab, job)
+    assert row_file(replace(lab), job) == before
+    monkeypatch.setattr("benchmarks.editing.lab.option", other)
+    monkeypatch.setattr("benchmarks.editing.measure.option", other)
+    assert row_file(replace(lab), job) != before
+
+
 def test_targets_are_marked_met_or_missed(tmp_path: Path) -> None:
     jobs = [job for job in plan() if job.editor == "finetune" and job.section == "editors"]
     rows = [row(job) for job in jobs]
@@ -144,6 +168,10 @@ def test_edits_that_cannot_be_made_are_rows_that_say_why(gill_folder: Path, tmp_
     assert main(given) != []
     again = {path: path.stat().st_mtime_ns for path in (out / "rows").glob("*.json")}
     assert sum(again[path] == files[path] for path in files) == 2
+    path = next(iter(again))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "an earlier one"}))
+    main(given)
+    assert "an earlier one" in (out / "editing.md").read_text().partition(" on ")[0]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
+from benchmarks.arguments import command_line
 from benchmarks.quality.bench import Match, match
 from benchmarks.quality.intervals import iou_interval, mean_interval, mean_iou, wilson
 from benchmarks.quality.renders import CLASSES, overlaps
@@ -17,6 +18,13 @@ from nam.world.language import parse
 def test_wilson(right: int, n: int) -> None:
     expected = binomtest(right, n).proportion_ci(method="wilson")
     assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_command_is_recorded_without_where_folders_are() -> None:
+    given = ["--only", "a,b", "--out", "/home/me/found", "--weights=/data/gill", "--count=8"]
+    assert command_line("gpu", given) == (
+        "python -m benchmarks.gpu --only a,b --out found --weights=gill --count=8"
+    )
 
 
 def test_wilson_by_the_book() -> None:
