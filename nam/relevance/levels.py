@@ -46,18 +46,13 @@ class LevelsRelevance(Relevance):
             nearer to the whole sampler, as far as its path is as straight as assumed.
         through: At the first level, which needs no slope by y, the gradient goes back through the U-Net's way
             "up" alone, where it holds what it read on the way down, or through the "whole" of it.
-        margin: What is decoded around a region, as a share of the picture's side; None for the whole picture
-            (see `region_in_latents`).
     """
 
     levels: Sequence[float] = (0.45,)
     through: Through = "up"
-    margin: float | None = 3 / 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.margin is not None and not 0 <= self.margin <= 1:
-            raise ConfigError(f"relevance.margin must be from 0 to 1, or null, got {self.margin}")
         given = list(self.levels)
         falling = all(high > low for high, low in pairwise(given))
         if not given or not falling or not all(0 < level < 1 for level in given):
@@ -70,7 +65,7 @@ class LevelsRelevance(Relevance):
         conditioning = drawer.conditioning(read)
         latents = finished_latents(generations, like=conditioning)
         noise = drawer.diffusion.noise([generation.seed for generation in generations], like=read)
-        cotangent = region_in_latents(drawer.diffusion, latents, masks, margin=self.margin)
+        cotangent = region_in_latents(drawer.diffusion, latents, masks)
         with counted_rows(drawer.diffusion.parts.get("unet", like=read)) as rows:
             by_conditioning = pull_through_levels(
                 drawer.diffusion,

@@ -19,7 +19,7 @@ from nam.mllm.gill_folder import read_gill
 from nam.relevance.attention import AttentionRelevance, shrink
 from nam.relevance.gradient import GradientRelevance
 from nam.relevance.levels import LevelsRelevance
-from nam.relevance.region import region_in_latents, surroundings
+from nam.relevance.region import region_in_latents
 from nam.types import Generation
 from tests.relevance.cases import draw, hidden_of, hooks_of, square
 
@@ -97,7 +97,7 @@ def test_levels_are_the_transpose_of_what_a_change_does(
     model: GILL, levels: tuple[float, ...], guidance: float
 ) -> None:
     out, mask = drawn(model, guidance=guidance), square(10, 20)
-    whole = LevelsRelevance(signed=True, levels=levels, through="whole", margin=None)
+    whole = LevelsRelevance(signed=True, levels=levels, through="whole")
     found = whole.pull(model, [out], mask[None])
     assert found.gradients.dtype == torch.float64
     assert found.cost == 2 * len(levels)
@@ -118,7 +118,7 @@ def test_one_unguided_step_from_noise_is_the_samplers_own(gill_folder: Path) -> 
     model.diffusion.scheduler.register_to_config(timestep_spacing="trailing")
     out, mask = draw(model, "a red dog", seed=3, guidance=1.0), square(10, 20)
     full = GradientRelevance(signed=True)(model, out, mask)
-    provider = LevelsRelevance(signed=True, levels=(0.9999,), through="whole", margin=None)
+    provider = LevelsRelevance(signed=True, levels=(0.9999,), through="whole")
     level = provider(model, out, mask)
     assert (full.cost, level.cost) == (2, 2)
     similarity = torch.cosine_similarity(full.values.flatten(), level.values.flatten(), dim=0)
@@ -152,7 +152,7 @@ def way_up_alone(model: GILL, run: Callable[[], Tensor]) -> Iterator[None]:
 
 def test_the_way_down_can_be_held(model: GILL) -> None:
     out, mask, level = drawn(model), square(10, 20), 0.4
-    up = LevelsRelevance(signed=True, levels=(level,), margin=None)
+    up = LevelsRelevance(signed=True, levels=(level,))
     found = up.pull(model, [out], mask[None])
     assert found.cost == 2
     assert out.latents is not None
@@ -169,27 +169,24 @@ def test_the_way_down_can_be_held(model: GILL) -> None:
     assert hooks_of(model) == 0
 
 
-def test_around_a_region_is_enough_for_a_local_decoder(model: GILL) -> None:
-    """Where all that a region's pixels see is decoded, the slope is the whole picture's."""
-    out, mask = drawn(model), square(4, 8, side=8)
-    assert out.latents is not None
-    latents, masks = out.latents[None].double(), mask[None]
-    whole = region_in_latents(model.diffusion, latents, masks)
-    reached = whole.abs().amax((0, 1)).nonzero()
-    assert reached.amax() < 15  # the decoder does not see the far corner
-    torch.testing.assert_close(region_in_latents(model.diffusion, latents, masks, margin=0.75), whole)
-    near = region_in_latents(model.diffusion, latents, masks, margin=0.125)
-    assert near[..., 5:, :].abs().max() == 0
-    assert near[..., 6:].abs().max() == 0
-    assert torch.cosine_similarity(near.flatten(), whole.flatten(), dim=0) > 0.9
+@pytest.mark.parametrize("at_once", [2**16, 64 * 64, 1])
+def test_a_region_is_pulled_back_through_the_decoder(
+    model: GILL, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By finite differences, whatever is decoded together."""
+    monkeypatch.setattr("nam.relevance.region.AT_ONCE", at_once)
+    random = torch.Generator().manual_seed(7)
+    latents = torch.randn(3, 4, 16, 16, generator=random, dtype=torch.float64)
+    masks = torch.stack([square(4, 8, side=8), square(0, 0, side=40), square(30, 50, side=14)])
+    step = 1e-6 * torch.randn(latents.shape, generator=random, dtype=torch.float64)
 
+    def measured(at: Tensor) -> Tensor:
+        with torch.no_grad():
+            return (model.diffusion.decode(at) * masks[:, None]).sum((1, 2, 3))
 
-def test_the_surroundings_of_a_region() -> None:
-    inside = torch.zeros(64, dtype=torch.bool)
-    inside[21:30] = True
-    assert surroundings(inside, cell=4, margin=0.0) == slice(5, 8)
-    assert surroundings(inside, cell=4, margin=0.125) == slice(3, 10)
-    assert surroundings(inside, cell=4, margin=1.0) == slice(0, 16)
+    change = (measured(latents + step) - measured(latents - step)) / 2
+    slopes = region_in_latents(model.diffusion, latents, masks)
+    torch.testing.assert_close((slopes * step).sum((1, 2, 3)), change, rtol=1e-5, atol=1e-12)
 
 
 def attention_objective(
@@ -267,11 +264,9 @@ def test_levels_that_make_no_sense_are_refused(levels: tuple[float, ...]) -> Non
         LevelsRelevance(levels=levels)
 
 
-def test_parts_and_margins_that_make_no_sense_are_refused() -> None:
+def test_a_part_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"relevance\.through must be 'up' or 'whole', got 'down'"):
         LevelsRelevance(through="down")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"relevance\.margin must be from 0 to 1, or null, got 1\.5"):
-        LevelsRelevance(margin=1.5)
 
 
 def test_a_level_outside_the_schedule_is_refused() -> None:
