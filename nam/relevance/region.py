@@ -8,7 +8,7 @@ from torch import Tensor
 from nam.mllm.diffusion import Diffusion
 
 #: Pixels that are decoded at once, with a graph: a decoder's activations are far larger than its pictures.
-AT_ONCE = 2**16
+AT_ONCE = 2**14
 
 
 def region_in_latents(diffusion: Diffusion, latents: Tensor, masks: Tensor) -> Tensor:
