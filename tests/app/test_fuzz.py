@@ -26,7 +26,7 @@ from nam.editor.delta_file import read_delta, write_delta
 from nam.errors import ConfigError, InputError
 from nam.mllm.pictures import FORMATS, read_picture
 from nam.store import Run, RunWriter, StoreError
-from nam.types import Neuron, NeuronSet
+from nam.types import Concept, Neuron, NeuronSet
 from tests.store.results import MANIFEST, result, words
 
 #: Hypothesis's own number is for tests that take no time.
@@ -122,7 +122,7 @@ def test_any_captions_are_asked_or_have_a_reason(
         if item.error:
             assert "\n" not in item.error
         else:
-            assert item.sample.concept is not None
+            assert isinstance(item.sample.concept, Concept)
             assert item.sample.seed >= 0
 
 

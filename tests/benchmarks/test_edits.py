@@ -19,7 +19,7 @@ from benchmarks.editing.lab import Lab
 from benchmarks.editing.measure import kept_rows, row_file, row_of
 from benchmarks.editing.plan import CHAIN, Job, plan
 from benchmarks.edits import main
-from benchmarks.quality.rows import Spec
+from benchmarks.quality.rows import Measure, Spec
 from nam.data.edits import ScenePairs
 from nam.editor.reach import reach
 from nam.evaluate.editing import EditPrompts
@@ -74,18 +74,18 @@ def test_shares_are_pooled_over_edits_and_means_are_bootstrapped() -> None:
     job = plan()[0]
     rows = [row(job), row(job, norm=8.0), {**vars(job), "problem": "no such thing", "seconds": 0}]
     share = measure(rows, Spec("drawn", ""))
-    assert share is not None
+    assert isinstance(share, Measure)
     assert (share.value, share.n) == (75.0, 8)
     assert share.low == pytest.approx(40.93, abs=0.01)  # Wilson's of 6 of 8
     assert share.high == pytest.approx(92.85, abs=0.01)
     norm = measure(rows, Spec("norm", "", unit=""))
-    assert norm is not None
+    assert isinstance(norm, Measure)
     assert (norm.value, norm.n) == (6.0, 2)
     assert measure(rows, Spec("place_kept", "")) is None
     rng = np.random.default_rng(5)
     values = rng.normal(3, 1, size=400)
     found = mean_over(values)
-    assert found is not None
+    assert isinstance(found, Measure)
     # The bootstrap of many values is the normal approximation's.
     half = 1.96 * values.std(ddof=1) / 20
     assert found.low == pytest.approx(values.mean() - half, abs=0.02)

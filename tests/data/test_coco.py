@@ -20,6 +20,7 @@ from nam.data.items import Item
 from nam.errors import ConfigError, InputError
 from nam.folders import configs_folder
 from nam.segmenter.truth import TruthSegmenter
+from nam.types import Concept
 from tests.data.tiny_coco import PICTURES, SIZE, true_mask, write_coco
 
 
@@ -178,15 +179,15 @@ def test_every_picture_is_asked_about_in_every_way(folder: str) -> None:
 def test_true_masks_come_along_and_the_segmenter_reads_them(folder: str) -> None:
     for item in items(Coco(folder=folder, kinds=("again",))):
         things = PICTURES[int(item.sample.id.partition("-")[0])][1]
-        masks = item.masks
-        assert masks is not None
+        masks = item.masks or {}
         assert set(masks) == {name for name, _ in things}
         for name, mask in masks.items():
             expected = np.logical_or.reduce([true_mask(where) for other, where in things if other == name])
             np.testing.assert_array_equal(mask, expected)
-        assert item.sample.concept is not None
-        (found,) = TruthSegmenter().segment([item.sample.image], [item.sample.concept], given=[masks])
-        np.testing.assert_array_equal(found.pixels, masks[item.sample.concept.name])
+        concept = item.sample.concept
+        assert isinstance(concept, Concept)
+        (found,) = TruthSegmenter().segment([item.sample.image], [concept], given=[masks])
+        np.testing.assert_array_equal(found.pixels, masks[concept.name])
 
 
 def test_a_subset_follows_from_the_seed(folder: str) -> None:

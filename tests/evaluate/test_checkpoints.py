@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nam.errors import ConfigError, ModelError
 from nam.evaluate.checkpoints import Checkpoint, column, find_checkpoint
@@ -34,33 +36,30 @@ def test_a_checkpoint_is_a_folder_a_shipped_name_or_a_hub_id(tmp_path: Path) -> 
             find_checkpoint(wrong)
 
 
-def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
-    write_similarity(tmp_path)
-    file = tmp_path / "similarity" / "model.safetensors"
+def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Write a similarity model whose weights were changed."""
+    write_similarity(folder)
+    file = folder / "similarity" / "model.safetensors"
     weights = load_file(file)
-    del weights["bert.encoder.layer.1.output.dense.weight"]
+    change(weights)
     save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
+    rewritten(tmp_path, lambda weights: weights.pop("bert.encoder.layer.1.output.dense.weight"))
     with pytest.raises(ModelError, match=r"1 missing keys, first .*layer\.1\.output\.dense\.weight"):
         load_scene_similarity(tmp_path)
 
 
 def test_an_embedder_needs_no_pooler(tmp_path: Path) -> None:
-    write_similarity(tmp_path)
-    file = tmp_path / "similarity" / "model.safetensors"
-    save_file(
-        {k: v for k, v in load_file(file).items() if "pooler" not in k}, file, metadata={"format": "pt"}
-    )
+    rewritten(tmp_path, lambda weights: [weights.pop(name) for name in list(weights) if "pooler" in name])
     assert load_embedder(tmp_path)(["a cat"])[0].vectors.isfinite().all()
     with pytest.raises(ModelError, match="2 missing keys"):
         load_scene_similarity(tmp_path)
 
 
 def test_a_nan_among_weights_is_refused(tmp_path: Path) -> None:
-    write_similarity(tmp_path)
-    file = tmp_path / "similarity" / "model.safetensors"
-    weights = load_file(file)
-    weights["bert.pooler.dense.bias"][0] = float("nan")
-    save_file(weights, file, metadata={"format": "pt"})
+    rewritten(tmp_path, lambda weights: weights["bert.pooler.dense.bias"][0].fill_(float("nan")))
     with pytest.raises(ModelError, match=r"pooler\.dense\.bias holds NaN or infinity"):
         load_scene_similarity(tmp_path)
 

@@ -18,7 +18,7 @@ from nam.report.edit_rows import MEASURES, rows_of
 from nam.report.editing import heat_map
 from nam.report.grid import LINES, SIDE, Column, _font, before_after, wrap
 from nam.types import Neuron, NeuronSet
-from tests.report.test_report import ALLOWED, EVIL, Page
+from tests.report.pages import ALLOWED, EVIL, Page
 
 EDIT = {"source": "cat", "target": "dog", "modality": "image"}
 FIGURES = {"drawn": 0.75, "said": 0.0, "words_kept": 1.0, "others_drawn": 0.5, "others_kl": 0.01}

@@ -1,21 +1,17 @@
-"""The report of made-up runs: complete, offline, and nothing from data gets into its HTML."""
+"""The report of made-up runs: complete, offline, and in the words of who reads it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from markupsafe import Markup
-from PIL import Image
 from rich.console import Console
 
 from nam.app.closing import print_closing
@@ -25,71 +21,14 @@ from nam.report.html import error_views
 from nam.report.leads import leads_of
 from nam.report.tops import NOT_KEPT, own_words, top_neurons
 from nam.report.views import ConceptView, NeuronView, concept_view
-from nam.store import Run, RunWriter, SampleResult, StoreError
+from nam.store import Run
 from nam.types import Concept, Neuron
-from tests.store.results import MANIFEST, result, words
-
-EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> {{ 7 * 7 }}"
-
-
-#: The template's own tags.
-ALLOWED = {
-    *("html", "head", "meta", "title", "style", "body", "main", "section", "footer", "h1", "h2", "h3"),
-    *("p", "div", "span", "a", "b", "i", "code", "mark", "table", "tr", "th", "td"),
-    *("details", "summary", "figure", "figcaption", "img"),
-}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text outside style sheets."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._skip = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._skip = tag == "style"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._skip = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._skip:
-            self.text += data
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.tags)
-
-
-def _run(
-    folder: Path,
-    results: Sequence[SampleResult],
-    *,
-    finish: bool = True,
-    words: Any = words,
-    top: int = 20,
-    **manifest: Any,
-) -> Run:
-    with RunWriter(folder, manifest={**MANIFEST, **manifest}, words=words, top=top) as writer:
-        for one in results:
-            writer.add(one)
-        if finish:
-            writer.finish()
-    return Run(folder)
-
-
-def _page(run: Run, **options: Any) -> Page:
-    path = build_report(run, **options)
-    assert path == run.folder / "report.html"
-    return Page(path.read_text(encoding="utf-8"))
+from tests.report.pages import page_of, run_of
+from tests.store.results import result
 
 
 def test_everything_is_shown_and_nothing_is_fetched(tmp_path: Path) -> None:
-    page = _page(_run(tmp_path, [result(index, empty_mask=index == 5) for index in range(6)]))
+    page = page_of(run_of(tmp_path, [result(index, empty_mask=index == 5) for index in range(6)]))
     for expected in ("horse", "car", "fish", "image: no fish in the picture", "made up", "draw a fish."):
         assert expected in page.text
     best = result(0).scores[0].scores.flatten() + result(3).scores[0].scores.flatten()
@@ -114,12 +53,12 @@ def run_of_leaders(folder: Path, led: Sequence[Sequence[int]]) -> Run:
         image[0, list(units)] = -torch.arange(1.0, 1 + len(units))
         scores = tuple(replace(one, concept=concept, scores=image) for one in made.scores[1:])
         results.append(replace(made, concept=concept, scores=scores, asked=("image",)))
-    return _run(folder, results)
+    return run_of(folder, results)
 
 
 def test_neurons_that_lead_many_concepts_are_marked(tmp_path: Path) -> None:
     run = run_of_leaders(tmp_path, [(7, 1), (7, 2), (3, 7), (4, 2), (5, 2), (6, 2)])
-    page = _page(run, top=2)
+    page = page_of(run, top=2)
     cells = re.findall(r"(L0\.U\d+)\D*?horse, unit\d+\s+(\d) of 6", page.text)
     assert dict(cells) == {
         **{f"L0.U{unit}": "1" for unit in (1, 3, 4, 5, 6)}, "L0.U7": "3", "L0.U2": "4",
@@ -133,13 +72,13 @@ def test_neurons_that_lead_many_concepts_are_marked(tmp_path: Path) -> None:
 
 
 def test_with_two_concepts_nothing_is_said_of_many(tmp_path: Path) -> None:
-    page = _page(run_of_leaders(tmp_path, [(7, 1), (7, 2)]), top=2)
+    page = page_of(run_of_leaders(tmp_path, [(7, 1), (7, 2)]), top=2)
     assert "eads" not in page.text
     assert not any(attrs.get("class") == "chip common" for _, attrs in page.tags)
 
 
 def test_no_neuron_of_many_no_advice(tmp_path: Path) -> None:
-    page = _page(run_of_leaders(tmp_path, [(1, 2), (3, 4), (5, 6)]), top=2)
+    page = page_of(run_of_leaders(tmp_path, [(1, 2), (3, 4), (5, 6)]), top=2)
     assert "Leads counts the concepts" in page.text
     assert "branch=direct" not in page.text
 
@@ -156,13 +95,13 @@ def test_punctuation_that_a_neuron_writes_is_quoted(tmp_path: Path) -> None:
     def dots(neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
         return [(",", "at", ".") for _ in neurons]
 
-    page = _page(_run(tmp_path, [result(0)], words=dots))
+    page = page_of(run_of(tmp_path, [result(0)], words=dots))
     assert "“,”, at, “.”" in page.text
 
 
 def test_facts_read_as_words(tmp_path: Path) -> None:
-    page = _page(
-        _run(tmp_path, [result(0)], methods=["nam", "acu"], seconds={"replay": 4.5e-05, "run": 50.7816})
+    page = page_of(
+        run_of(tmp_path, [result(0)], methods=["nam", "acu"], seconds={"replay": 4.5e-05, "run": 50.7816})
     )
     assert "nam, acu" in page.text
     assert "replay < 0.001, run 50.78" in page.text
@@ -178,19 +117,19 @@ def test_facts_read_as_words(tmp_path: Path) -> None:
     ],
 )
 def test_the_start_is_shown_as_one_reads_it(tmp_path: Path, stamp: object, shown: str) -> None:
-    head = _page(_run(tmp_path, [result(0)], started=stamp)).text.split("How to read this")[0]
+    head = page_of(run_of(tmp_path, [result(0)], started=stamp)).text.split("How to read this")[0]
     assert re.search(rf"{shown}\s", head)
 
 
 def test_an_interrupted_run_and_an_empty_one(tmp_path: Path) -> None:
-    page = _page(_run(tmp_path / "some", [result(0)], finish=False))
+    page = page_of(run_of(tmp_path / "some", [result(0)], finish=False))
     assert "has not come to its end" in page.text
     assert "horse" in page.text
-    assert "0samples" in re.sub(r"\s", "", _page(_run(tmp_path / "none", [])).text)
+    assert "0samples" in re.sub(r"\s", "", page_of(run_of(tmp_path / "none", [])).text)
 
 
 def test_only_some_samples_of_many_are_shown(tmp_path: Path) -> None:
-    page = _page(_run(tmp_path, [replace(result(0), index=i, id=f"s{i}") for i in range(5)]), samples=2)
+    page = page_of(run_of(tmp_path, [replace(result(0), index=i, id=f"s{i}") for i in range(5)]), samples=2)
     assert page.count("details") == 2
     assert "the first 2 of 5" in page.text
 
@@ -198,7 +137,7 @@ def test_only_some_samples_of_many_are_shown(tmp_path: Path) -> None:
 def test_several_methods_stand_apart(tmp_path: Path) -> None:
     made = result(0)
     both = (*made.scores, *(replace(one, method="acu") for one in made.scores))
-    page = _page(_run(tmp_path, [replace(made, scores=both)]))
+    page = page_of(run_of(tmp_path, [replace(made, scores=both)]))
     assert "Shown by the method acu" in page.text
     assert page.count("details") == 5  # two methods, a sample, and two methods within it
 
@@ -213,16 +152,16 @@ def closing(folder: Path) -> str:
 def test_methods_come_in_the_order_that_was_asked_for(tmp_path: Path) -> None:
     made, asked = result(0), ["nam", "ig", "acu"]
     scores = tuple(replace(one, method=method) for method in asked for one in made.scores)
-    run = _run(tmp_path, [replace(made, scores=scores)], methods=asked)
+    run = run_of(tmp_path, [replace(made, scores=scores)], methods=asked)
     assert re.findall(r"top neurons by (\w+)", closing(tmp_path)) == asked
-    page = _page(run).text
+    page = page_of(run).text
     assert "Shown by the method nam" in page
     # A concept's, then a sample's.
     assert re.findall(r"method (\w+)", page.split("every method is below")[1])[:6] == asked * 2
 
 
 def test_words_that_were_not_kept_are_said_to_be_missing(tmp_path: Path) -> None:
-    run = _run(tmp_path, [result(0)], top=1)
+    run = run_of(tmp_path, [result(0)], top=1)
     tops = top_neurons(run, top=3)
     # Only the best neuron of each modality has a row, and its words.
     assert list(tops["words"] == NOT_KEPT) == [False, True, True] * 2
@@ -230,18 +169,18 @@ def test_words_that_were_not_kept_are_said_to_be_missing(tmp_path: Path) -> None
     assert own_words(run, tops) == own_words(run, best) == {"nam/text": 1.0, "nam/image": 1.0}
     assert own_words(run, tops[tops["rank"] > 1]) == {}
     assert closing(tmp_path).count("words not kept: raise top") == 4
-    assert _page(run, top=3).text.count("words not kept: raise top") == 4
+    assert page_of(run, top=3).text.count("words not kept: raise top") == 4
 
 
 def test_reasons_that_are_left_out_are_counted(tmp_path: Path) -> None:
     bad = [
         replace(result(0), index=i, id=f"s{i}", scores=(), errors=(("", f"reason {i}"),)) for i in range(11)
     ]
-    _run(tmp_path / "many", bad)
+    run_of(tmp_path / "many", bad)
     printed = closing(tmp_path / "many")
     assert printed.count("1 x reason") == 8
     assert "and 3 more reasons, all in the report" in printed
-    _run(tmp_path / "few", bad[:8])
+    run_of(tmp_path / "few", bad[:8])
     assert "more reasons" not in closing(tmp_path / "few")
 
 
@@ -251,7 +190,7 @@ def test_reasons_come_by_their_number_then_as_they_appeared(tmp_path: Path) -> N
         replace(result(0), index=i, id=f"s{i}", scores=(), errors=(("", reason),))
         for i, reason in enumerate(reasons)
     ]
-    run = _run(tmp_path, [*bad, replace(result(0), index=len(bad), id="good")])
+    run = run_of(tmp_path, [*bad, replace(result(0), index=len(bad), id="good")])
     found = [(view.reason, view.count, view.ids) for view in error_views(run)]
     assert found == [
         ("d", 8, ("s5", "s6", "s7", "s8", "s9", "s10")),
@@ -266,7 +205,7 @@ def test_words_are_read_once_however_many_concepts(tmp_path: Path, monkeypatch: 
     both = [
         replace(one, scores=(*one.scores, *(replace(s, method="acu") for s in one.scores))) for one in made
     ]
-    run = _run(tmp_path, both, top=1)
+    run = run_of(tmp_path, both, top=1)
     asked: list[int] = []
     words_of = Run.words
 
@@ -285,80 +224,10 @@ def test_words_are_read_once_however_many_concepts(tmp_path: Path, monkeypatch: 
 
 def test_a_sample_without_concept_is_shown_and_no_concept_is_counted(tmp_path: Path) -> None:
     bare = replace(result(1), concept=None, prompt="", input=None, scores=(), errors=(("", "no fields"),))
-    page = _page(_run(tmp_path, [result(0), bare]))
+    page = page_of(run_of(tmp_path, [result(0), bare]))
     assert re.findall(r"(\d+)\s*(samples|concepts)\b", page.text)[:2] == [("2", "samples"), ("1", "concepts")]
     assert "No concept" in page.text
     assert "(picture)" not in page.text
-
-
-def test_nothing_from_data_enters_the_page_unescaped(tmp_path: Path) -> None:
-    def evil_words(neurons: Sequence[Neuron]) -> list[tuple[str, ...]]:
-        return [(EVIL,) for _ in neurons]
-
-    concept = Concept(EVIL, ("alert", EVIL))
-    made = result(0)
-    scores = tuple(replace(one, concept=concept, method=f"nam{EVIL}".replace("|", "")) for one in made.scores)
-    bad = replace(made, id=EVIL, prompt=EVIL, text=f"so {EVIL}", concept=concept, scores=scores)
-    worse = replace(bad, index=1, scores=(), errors=(("image", EVIL),))
-    run = _run(tmp_path, [bad, worse], words=evil_words, model={"name": EVIL, "layers": EVIL, "units": 1})
-    page = _page(run)
-    assert page.count("script") == 0
-    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
-    assert all(
-        attrs["src"].startswith("data:image/") for tag, attrs in page.tags if tag == "img" and attrs["src"]
-    )
-    assert page.text.count(EVIL) > 10
-    assert {tag for tag, _ in page.tags} <= ALLOWED
-
-
-@settings(max_examples=12, deadline=None)
-@given(texts=st.lists(st.text(max_size=30), min_size=5, max_size=5))
-def test_any_text_is_only_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    name, form, prompt, answer, reason = texts
-    concept = Concept(name, (form,))
-    made = result(0)
-    scores = tuple(replace(one, concept=concept) for one in made.scores[:1])
-    some = replace(made, id=prompt, concept=concept, prompt=prompt, text=answer, scores=scores)
-    run = _run(
-        tmp_path_factory.mktemp("run"),
-        [some, replace(some, index=1, scores=(), errors=(("", reason or "?"),))],
-    )
-    page = _page(run, top=2)
-    assert {tag for tag, _ in page.tags} <= ALLOWED
-
-
-def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
-    run = _run(tmp_path, [result(0), result(3)])
-    (tmp_path / run.samples["picture"][0]).write_bytes(b"no picture")
-    (tmp_path / run.samples["mask"][1]).unlink()
-    page = _page(run)
-    captions = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
-    assert captions.count("picture drawn") == 1
-    assert not any("region" in str(caption) for caption in captions)
-
-
-def test_a_path_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
-    import pandas as pd
-
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
-    run = _run(tmp_path / "run", [result(0)])
-    samples = pd.read_parquet(run.folder / "samples.parquet")
-    samples["picture"] = "../secret.png"
-    samples.to_parquet(run.folder / "samples.parquet")
-    page = _page(Run(run.folder))
-    assert not any(attrs["alt"] == "picture drawn" for tag, attrs in page.tags if tag == "img")
-
-
-def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _run(tmp_path, [result(0)])
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(StoreError, match=r"the disk is full: cannot write .*report\.html"):
-        build_report(run)
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path: Path) -> None:
@@ -366,7 +235,7 @@ def test_of_equal_scores_the_more_active_neuron_comes_first_everywhere(tmp_path:
     activations = torch.zeros(3, 40)
     activations[2, 39], activations[1, 5] = 2.0, 1.0
     even = [replace(one, scores=torch.zeros(3, 40), activations=activations) for one in made.scores]
-    run = _run(tmp_path, [replace(made, scores=tuple(even))])
+    run = run_of(tmp_path, [replace(made, scores=tuple(even))])
     expected = [(2, 39), (1, 5), (0, 0)]
     places = ["layer", "unit"]
     neurons = run.neurons
